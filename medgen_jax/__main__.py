@@ -1,0 +1,36 @@
+"""``python -m medgen_jax``: the list of commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import medgen_jax
+
+#: Module of this package -> what it does; each runs as ``python -m medgen_jax.NAME``.
+VERBS = {
+    "train": "train a system: --config FILE --workdir DIR; the same command resumes",
+    "prepare": "decode a folder of images once into records that read fast",
+    "translate": "run a trained system over a folder of images",
+    "convert": "bring reference PyTorch weights into a run directory, or take them out",
+    "doctor": "check this installation and say what to mend",
+}
+
+
+def overview() -> str:
+    """All commands, one line each."""
+    lines = [f"  python -m medgen_jax.{name:<10} {purpose}" for name, purpose in VERBS.items()]
+    return "\n".join([f"medgen_jax {medgen_jax.__version__}", *lines, "Each explains itself with --help."])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the overview; any other word than --help or --version is a mistake, exit code 2."""
+    words = set(argv) - {"-h", "--help", "--version"}
+    if words:
+        print(f"error: a command is its own module: python -m medgen_jax.{argv[0]}", file=sys.stderr)
+    print(overview(), file=sys.stderr if words else sys.stdout)
+    return 2 if words else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

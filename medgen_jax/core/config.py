@@ -1,0 +1,210 @@
+"""Configuration shared by every system, and the checks all configurations pass through.
+
+A system's ``Config`` is a nested ``@dataclass(slots=True)`` with the members ``data: DataConfig``,
+``train: TrainConfig``, ``num_train`` and ``steps_per_epoch`` beside its own. Standard library only.
+
+No postponed annotations in this file or in a system's: config_flags reads the types of the fields.
+"""
+
+import dataclasses
+import enum
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from medgen_jax.core.errors import UserError
+
+
+class Layout(enum.Enum):
+    """How a data directory is laid out."""
+
+    AUTO = "auto"  # decided by the folders that are there
+    PAIRED = "paired"  # {train,val,test}/{A,B}/name.png
+    UNPAIRED = "unpaired"  # trainA trainB testA testB
+    PREPARED = "prepared"  # written by `python -m medgen_jax.prepare` or any TFDS ArrayRecord set
+
+
+@dataclass(slots=True)
+class DataConfig:
+    """Where images come from and how they are cut."""
+
+    source: str = ""  # directory, or the name of a data set that ships with the package ("isl")
+    layout: Layout = Layout.AUTO
+    bits: int = 8  # bits per sample of the files, 8 or 16; other files are refused
+    load_size: Optional[int] = None  # square size to resize to (bicubic) before cropping; None: keep
+    crop_size: int = 256  # square training crop, pixels
+    flip: bool = True  # left-right flips, training only
+    rotate: bool = False  # quarter turns, training only
+    threads: int = 16  # reader threads per stream
+    workers: int = 0  # reader processes per stream; 0: threads only
+    prefetch: int = 2  # batches kept ready on the device
+
+
+@dataclass(slots=True)
+class TrainConfig:
+    """How long to train and how often to log, save and evaluate. Counts are optimiser steps."""
+
+    seed: int = 0
+    batch_size: int = 1  # over all devices and processes
+    steps: int = 0  # length of the run: give steps or epochs, leave the other at 0
+    epochs: float = 0.0
+    steps_per_call: int = 1  # steps fused into one device call by lax.scan
+    precision: str = "auto"  # compute dtype: float32 | bfloat16 | auto (bfloat16 on GPU and TPU)
+    log_every: int = 50
+    save_every: int = 1000
+    keep: int = 2  # newest checkpoints kept; the best one is kept beside them
+    sample_every: int = 1000  # grids of fixed inputs; 0: only at the end
+    eval_every: int = 0  # validation; 0: only at the end
+    max_skipped: int = 10  # stop after so many non-finite steps in a row
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Which validation number decides which checkpoint is best, and when to stop early.
+
+    ``patience`` counts evaluations without improvement; None never stops early.
+    """
+
+    name: str
+    mode: str = "min"  # min | max
+    patience: Optional[int] = None
+
+
+#: Fields that the engine writes; a user who sets them is told so.
+ENGINE_FIELDS = ("num_train", "steps_per_epoch")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, option) for option in typing.get_args(hint))
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(_matches(v, item) for v in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def validate_types(config: Any, prefix: str = "config") -> None:
+    """Check every field of a nested configuration against its annotation.
+
+    Raises:
+      UserError: naming the first field whose value has another type, and the type it wants.
+    """
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value, name = getattr(config, f.name), f"{prefix}.{f.name}"
+        if dataclasses.is_dataclass(value):
+            validate_types(value, name)
+        elif not _matches(value, hints[f.name]):
+            wanted = getattr(hints[f.name], "__name__", None) or str(hints[f.name])
+            if typing.get_origin(hints[f.name]) is not None:
+                wanted = str(hints[f.name]).replace("typing.", "")
+            raise UserError(f"{name} = {value!r}: expected {wanted}")
+
+
+def require(condition: bool, field_name: str, value: Any, rule: str) -> None:
+    """Raise a UserError that names a field, its value and the rule it breaks."""
+    if not condition:
+        raise UserError(f"config.{field_name} = {value!r}: {rule}")
+
+
+def validate_shared(data: DataConfig, train: TrainConfig) -> None:
+    """Check the ranges of the members every system shares."""
+    require(data.bits in (8, 16), "data.bits", data.bits, "must be 8 or 16")
+    require(data.crop_size >= 1, "data.crop_size", data.crop_size, "must be at least 1")
+    if data.load_size is not None:
+        rule = f"must be at least data.crop_size = {data.crop_size}"
+        require(data.load_size >= data.crop_size, "data.load_size", data.load_size, rule)
+    for name in ("threads", "workers", "prefetch"):
+        require(getattr(data, name) >= 0, f"data.{name}", getattr(data, name), "must not be negative")
+    for name in ("steps", "epochs"):
+        require(getattr(train, name) >= 0, f"train.{name}", getattr(train, name), "must not be negative")
+    rule = f"give train.steps or train.epochs and leave the other at 0 (train.epochs = {train.epochs!r})"
+    require((train.steps > 0) != (train.epochs > 0), "train.steps", train.steps, rule)
+    for name in ("batch_size", "steps_per_call", "log_every", "save_every", "keep", "max_skipped"):
+        require(getattr(train, name) >= 1, f"train.{name}", getattr(train, name), "must be at least 1")
+    for name in ("seed", "sample_every", "eval_every"):
+        require(getattr(train, name) >= 0, f"train.{name}", getattr(train, name), "must not be negative")
+    options = ("auto", "float32", "bfloat16")
+    require(train.precision in options, "train.precision", train.precision, f"must be one of {', '.join(options)}")
+
+
+def resolve(config: Any, num_train: int, steps_per_epoch: int | None = None) -> Any:
+    """Return a copy of ``config`` in which the engine's own fields are filled in.
+
+    Args:
+      config: a system's Config whose engine fields are None.
+      num_train: records in the first stream.
+      steps_per_epoch: optimiser steps per epoch; ``ceil(num_train / batch_size)`` when None.
+
+    Raises:
+      UserError: when the user has set a field that only the engine may write.
+    """
+    for name in ENGINE_FIELDS:
+        require(getattr(config, name) is None, name, getattr(config, name), "is written by the engine; remove it")
+    steps = steps_per_epoch or math.ceil(num_train / config.train.batch_size)
+    return dataclasses.replace(config, num_train=num_train, steps_per_epoch=steps)
+
+
+def total_steps(config: Any) -> int:
+    """Optimiser steps of the whole run of a resolved configuration."""
+    if config.train.steps:
+        return config.train.steps
+    return max(1, math.ceil(config.train.epochs * config.steps_per_epoch))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A nested configuration as JSON types: enums by value, tuples as lists."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, enum.Enum):
+            return value.value
+        return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+    return plain(config)
+
+
+def from_dict(cls: type, values: dict[str, Any], prefix: str = "config") -> Any:
+    """Rebuild a configuration written by `to_dict`.
+
+    Raises:
+      UserError: naming a key that ``cls`` does not have.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(f"{prefix}.{unknown[0]}: no such field in {cls.__name__}; it was written by another version")
+
+    def typed(value: Any, hint: Any, name: str) -> Any:
+        if dataclasses.is_dataclass(hint):
+            return from_dict(hint, value, name)
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
+            inner = [h for h in typing.get_args(hint) if h is not type(None)]
+            return None if value is None else typed(value, inner[0], name)
+        if typing.get_origin(hint) is tuple:
+            return tuple(typed(v, typing.get_args(hint)[0], name) for v in value)
+        if isinstance(hint, type) and issubclass(hint, enum.Enum):
+            return hint(value)
+        return value
+
+    return cls(**{key: typed(value, hints[key], f"{prefix}.{key}") for key, value in values.items()})
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "config") -> list[str]:
+    """Dotted names and both values of every leaf that differs between two `to_dict` results."""
+    found: list[str] = []
+    for key in sorted(set(old) | set(new)):
+        name, a, b = f"{prefix}.{key}", old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, name)
+        elif a != b:
+            found.append(f"{name}: {a!r} -> {b!r}")
+    return found

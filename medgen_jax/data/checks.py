@@ -1,0 +1,129 @@
+"""Refuse data that a run cannot use, from headers alone, before anything is decoded or compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from medgen_jax.core.config import DataConfig
+from medgen_jax.core.errors import UserError
+from medgen_jax.core.streams import Stream
+from medgen_jax.data.images import ImageHeader
+from medgen_jax.data.tables import Table
+
+#: Which configuration field holds the channel count of a column, unless the caller says otherwise.
+CHANNEL_FIELDS = {"a": "config.model.in_channels", "b": "config.model.out_channels"}
+
+
+def table_for(tables: Mapping[str, Table], stream: str) -> Table:
+    """The table that feeds a stream.
+
+    Raises:
+      UserError: when the data set has no such table.
+    """
+    if stream not in tables:
+        have = ", ".join(sorted(tables))
+        wanted = "pairs, {train,val,test}/{A,B} with equal names" if stream == "pairs" else f"a table {stream!r}"
+        raise UserError(f"config.data.source: this system needs {wanted}; the data set has: {have}")
+    return tables[stream]
+
+
+def check_tables(
+    tables: Mapping[str, Table],
+    streams: Mapping[str, Stream],
+    config: DataConfig,
+    *,
+    training: bool = True,
+    channel_fields: Mapping[str, str] = CHANNEL_FIELDS,
+) -> None:
+    """Check every record that the streams will read, from headers only.
+
+    Args:
+      tables: what `medgen_jax.data.sources.open_tables` returned for one split.
+      streams: what a system eats.
+      config: bits, load_size and crop_size that the records must fit.
+      training: True when records are cropped to ``crop_size``; False for evaluation, where they
+        keep their size and must all have the same.
+      channel_fields: column -> configuration field named when its channel count is wrong.
+
+    Raises:
+      UserError: naming the first record at fault and the remedy.
+    """
+    for name, stream in streams.items():
+        table = table_for(tables, name)
+        images = image_columns(stream)
+        _check_columns(name, stream, table)
+        channels = {c: f.shape[-1] for c, f in stream.fields if c in images}
+        first: tuple[int, int] | None = None
+        for index in range(len(table)):
+            headers = {column: table.header(index, column) for column in images}
+            for column, header in headers.items():
+                field = channel_fields.get(column, "the system's number of channels")
+                _check_type(table.origin(index, column), header, channels[column], config.bits, field)
+            if config.load_size is not None or not headers:
+                continue
+            size = _common_size(table, index, headers)
+            if training:
+                _check_crop(table.origin(index, images[0]), size, config.crop_size)
+            elif first is None:
+                first = size
+            elif size != first:
+                where = table.origin(index, images[0])
+                sizes = f"{_by(size)} pixels, others {_by(first)}"
+                raise UserError(f"{where}: is {sizes}; evaluation needs one size: set config.data.load_size")
+
+
+def image_columns(stream: Stream) -> tuple[str, ...]:
+    """Names of the stream's fields that are images (HWC)."""
+    return tuple(name for name, field in stream.fields if len(field.shape) == 3)
+
+
+def _check_columns(name: str, stream: Stream, table: Table) -> None:
+    for column, field in stream.fields:
+        have = table.names if len(field.shape) == 3 else tuple(table.labels)
+        if column not in have:
+            kind = "images" if len(field.shape) == 3 else "labels"
+            raise UserError(
+                f"config.data.source: stream {name!r} needs {kind} {column!r}; "
+                f"the data set has: {', '.join(have) or 'none'}"
+            )
+    if len(table) == 0:
+        raise UserError(f"config.data.source: the table {name!r} is empty")
+
+
+def _check_type(where: str, header: ImageHeader, channels: int, bits: int, field: str) -> None:
+    if header.bits != bits:
+        raise UserError(
+            f"{where}: has {header.bits} bits per sample, config.data.bits = {bits}; "
+            f"set config.data.bits={header.bits} or convert the file, all files alike"
+        )
+    if header.channels != channels:
+        raise UserError(
+            f"{where}: has {header.channels} channel(s), the configuration expects {channels}; "
+            f"set {field}={header.channels} or convert the file, all files alike"
+        )
+
+
+def _common_size(table: Table, index: int, headers: Mapping[str, ImageHeader]) -> tuple[int, int]:
+    (name, first), *rest = headers.items()
+    for other, header in rest:
+        if header[:2] != first[:2]:
+            raise UserError(
+                f"{table.origin(index, other)}: is {_by(header)} pixels, but its partner "
+                f"{table.origin(index, name)} is {_by(first)}; a pair must show the same field: "
+                "cut them alike, or set config.data.load_size"
+            )
+    return first[:2]
+
+
+def _check_crop(where: str, size: tuple[int, int], crop_size: int) -> None:
+    if min(size) < crop_size:
+        raise UserError(
+            f"{where}: is {_by(size)} pixels, smaller than config.data.crop_size = {crop_size}; "
+            f"set config.data.load_size={crop_size} to resize, or a smaller crop_size"
+        )
+
+
+def _by(size: tuple[int, ...] | np.ndarray) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,216 @@
+"""Prepared data sets: TFDS directories of ArrayRecord shards, decoded once, read at random.
+
+Any TFDS set in ``array_record`` format can be read, also one written by other programs: image
+features (rank 2 or 3, ``uint8`` or ``uint16``) become image columns, integer scalars become labels.
+Sets written by `medgen_jax.prepare` carry a manifest with the sha256 of every file.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen_jax.core.errors import UserError
+from medgen_jax.data.images import ImageHeader
+from medgen_jax.data.manifest import verify
+from medgen_jax.data.tables import Table, header_of
+
+_INFO = "dataset_info.json"
+#: Our name of a split -> the name most TFDS sets use.
+_ALIASES = {"val": "validation"}
+
+
+# ---- finding -------------------------------------------------------------------------------------
+
+
+def is_prepared(directory: Path) -> bool:
+    """Whether the directory itself is one version of a TFDS set."""
+    return (directory / _INFO).is_file()
+
+
+def below(root: Path) -> list[Path]:
+    """Prepared sets in ``root`` or up to three folders (name/config/version) below."""
+    patterns = ("", "*/", "*/*/", "*/*/*/")
+    return sorted({path.parent for pattern in patterns for path in root.glob(pattern + _INFO)})
+
+
+def find(root: Path) -> Path:
+    """The one prepared set at or below ``root``.
+
+    Raises:
+      UserError: when there is none or more than one.
+    """
+    found = below(root)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(f"{root}: holds no prepared data set; write one with python -m medgen_jax.prepare")
+    names = ", ".join(str(path) for path in found[:5])
+    raise UserError(f"{root}: holds {len(found)} prepared data sets; set config.data.source to one of: {names}")
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def splits(directory: Path) -> tuple[str, ...]:
+    """Split names, ``trainA`` and ``trainB`` of unpaired sets joined to ``train``."""
+    names = [str(name) for name in _builder(directory).info.splits]
+    back = {alias: name for name, alias in _ALIASES.items()}
+    sided = {name[:-1] for name in names if name[-1:] == "A" and f"{name[:-1]}B" in names}
+    plain = [name[:-1] if name[:-1] in sided and name[-1] in "AB" else back.get(name, name) for name in names]
+    known = [name for name in ("train", "val", "test") if name in plain]
+    return (*known, *sorted(set(plain) - set(known)))
+
+
+def open_split(directory: Path, split: str) -> dict[str, Table]:
+    """Tables of one split: ``records``, and ``pairs``, ``a``, ``b`` where the set has them.
+
+    A set with features ``a`` and ``b`` is paired. A set with splits such as ``trainA`` and
+    ``trainB`` (each with one image feature) is unpaired.
+
+    Raises:
+      UserError: when the set is damaged, is in another format, or lacks the split.
+    """
+    verify(directory)
+    builder = _builder(directory)
+    available = {str(name) for name in builder.info.splits}
+    images = _image_features(builder.info.features)
+    if not images:
+        raise UserError(f"{directory}: has no uint8 or uint16 image features; it cannot be used here")
+    name = split if split in available else _ALIASES.get(split, split)
+    if name in available:
+        records = PreparedTable(directory, name, {feature: feature for feature in images})
+        tables: dict[str, Table] = {"records": records}
+        if {"a", "b"} <= set(images):
+            tables |= {"pairs": records.select("a", "b"), "a": records.select("a"), "b": records.select("b")}
+        return tables
+    if {f"{split}A", f"{split}B"} <= available:
+        feature = "image" if "image" in images else next(iter(images))
+        return {side.lower(): PreparedTable(directory, split + side, {side.lower(): feature}) for side in "AB"}
+    raise UserError(f"{directory}: has no split {split!r}; it has {', '.join(splits(directory))}")
+
+
+class PreparedTable(Table):
+    """One split of a TFDS ArrayRecord set. Opened on first access, so it can travel to a worker.
+
+    Args:
+      directory: one version of a prepared set.
+      split: its name in the set.
+      columns: column name -> image feature.
+    """
+
+    def __init__(self, directory: Path, split: str, columns: Mapping[str, str]):
+        self.names = tuple(columns)
+        self._directory, self._split, self._columns = directory, split, dict(columns)
+
+    @functools.cached_property
+    def _source(self) -> Any:
+        return _builder(self._directory).as_data_source(self._split)
+
+    @functools.cached_property
+    def _shapes(self) -> dict[str, tuple[tuple[int | None, ...], np.dtype]]:
+        return _image_features(self._source.dataset_info.features)
+
+    @functools.cached_property
+    def labels(self) -> Mapping[str, np.ndarray]:
+        """Integer features. Their values are read in one pass over the records, on first use."""
+        return _Labels(self, _label_features(self._source.dataset_info.features))
+
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self._source[index]
+        # The reader raises several types on a damaged shard; the message must name the set.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            where = f"{self._directory}: split {self._split}, record {index}"
+            raise UserError(f"{where} cannot be read ({reason}); prepare the data set again") from error
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def images(self, index: int) -> dict[str, np.ndarray]:
+        record = self._record(index)
+        return {name: _hwc(record[feature]) for name, feature in self._columns.items()}
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        record = self._record(index)
+        images = {name: _hwc(record[feature]) for name, feature in self._columns.items()}
+        return images | {name: np.int32(record[name]) for name in self.labels}
+
+    def header(self, index: int, name: str) -> ImageHeader:
+        shape, dtype = self._shapes[self._columns[name]]
+        if None not in shape:
+            return ImageHeader(*(shape if len(shape) == 3 else (*shape, 1)), 8 * dtype.itemsize)
+        return header_of(self.images(index)[name])
+
+    def origin(self, index: int, name: str) -> str:
+        return f"{self._directory}, split {self._split}, record {index}, {name}"
+
+    def select(self, *names: str) -> PreparedTable:
+        return PreparedTable(self._directory, self._split, {name: self._columns[name] for name in names})
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_source", "_shapes", "labels")}
+
+
+class _Labels(Mapping[str, np.ndarray]):
+    """Label columns of a prepared table, read when the first one is asked for."""
+
+    def __init__(self, table: PreparedTable, names: tuple[str, ...]):
+        self._table, self._names = table, names
+
+    @functools.cached_property
+    def _values(self) -> dict[str, np.ndarray]:
+        records = [self._table._record(i) for i in range(len(self._table))]
+        return {name: np.array([record[name] for record in records], np.int32) for name in self._names}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _builder(directory: Path) -> Any:
+    # Imported here: most runs read folders, and the import is slow.
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{directory}: not a readable TFDS data set ({reason}); prepare it again") from error
+    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        kind = builder.info.file_format.value
+        raise UserError(f"{directory}: its file format is {kind}; prepare it with file_format='array_record'")
+    return builder
+
+
+def _image_features(features: Any) -> dict[str, tuple[tuple[int | None, ...], np.dtype]]:
+    """Name -> (shape, dtype) of the top-level features that hold one image each."""
+    found = {}
+    for name, feature in sorted(features.items()):  # TFDS restores them in no fixed order
+        shape, dtype = getattr(feature, "shape", None), getattr(feature, "np_dtype", None)
+        if isinstance(shape, tuple) and len(shape) in (2, 3) and dtype in (np.uint8, np.uint16):
+            found[name] = shape, np.dtype(dtype)
+    return found
+
+
+def _label_features(features: Any) -> tuple[str, ...]:
+    """Names of the top-level integer scalars."""
+    scalars = {n: getattr(f, "np_dtype", object) for n, f in features.items() if getattr(f, "shape", None) == ()}
+    return tuple(sorted(n for n, dtype in scalars.items() if np.issubdtype(dtype, np.integer)))
+
+
+def _hwc(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    return image[..., None] if image.ndim == 2 else image

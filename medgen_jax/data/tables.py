@@ -1,0 +1,204 @@
+"""Random-access records.
+
+A `Table` is a sequence of records; a record is a dict of one entry per column. Image columns are
+HWC ``uint8`` or ``uint16``; label columns are integer scalars, known for all records at once
+through ``labels``. Reading is thread-safe, and a table can be pickled into a worker process.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from medgen_jax.data.images import ImageHeader, read_header, read_image
+from medgen_jax.data.transforms import resize
+
+#: Folders whose decoded images fit into this many bytes are kept in memory once decoded. The
+#: budget counts for all tables of one split, and is shared out among worker processes.
+MEMORY_BYTES = 4 << 30
+
+_HEADER_THREADS = 16
+
+
+class Table(abc.ABC):
+    """Random access to records.
+
+    Attributes:
+      names: image columns.
+      labels: label columns: name -> (records,) integers; may be empty.
+    """
+
+    names: tuple[str, ...]
+    labels: Mapping[str, np.ndarray]
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of records."""
+
+    @abc.abstractmethod
+    def images(self, index: int) -> dict[str, np.ndarray]:
+        """The image columns of one record. Do not write into the arrays."""
+
+    @abc.abstractmethod
+    def header(self, index: int, name: str) -> ImageHeader:
+        """Size and type of one image, as stored, without decoding it if that can be avoided."""
+
+    @abc.abstractmethod
+    def origin(self, index: int, name: str) -> str:
+        """Where an image comes from, for messages."""
+
+    @abc.abstractmethod
+    def select(self, *names: str) -> Table:
+        """The same records with some of the image columns; shares the decoded images."""
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """One record: image columns, and labels as ``int32`` scalars."""
+        return self.images(index) | {name: np.int32(values[index]) for name, values in self.labels.items()}
+
+
+class ArrayTable(Table):
+    """Records held in arrays.
+
+    Args:
+      columns: image columns, each (n, h, w, c) ``uint8`` or ``uint16``, or a list of HWC arrays.
+      labels: label columns, each (n,).
+      source: what messages call this table.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, np.ndarray | Sequence[np.ndarray]],
+        labels: Mapping[str, np.ndarray] | None = None,
+        source: str = "arrays",
+    ):
+        self.names = tuple(columns)
+        self.labels = {name: np.asarray(values, np.int32) for name, values in (labels or {}).items()}
+        self._columns, self._source = dict(columns), source
+        lengths = {name: len(values) for name, values in {**self._columns, **self.labels}.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"columns of different lengths: {lengths}")
+        self._length = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def images(self, index: int) -> dict[str, np.ndarray]:
+        return {name: self._columns[name][index] for name in self.names}
+
+    def header(self, index: int, name: str) -> ImageHeader:
+        return header_of(self._columns[name][index])
+
+    def origin(self, index: int, name: str) -> str:
+        return f"{self._source}, record {index}, column {name}"
+
+    def select(self, *names: str) -> ArrayTable:
+        return ArrayTable({name: self._columns[name] for name in names}, self.labels, self._source)
+
+
+class FileTable(Table):
+    """Records in image files, one file per column and record.
+
+    All headers are read at once; pixels on first access.
+
+    Args:
+      columns: column name -> files; all columns of the same length.
+      load_size: resize every image to this square (bicubic) as it is decoded; None keeps sizes.
+
+    Raises:
+      UserError: naming the first file that is missing, broken or of an unsupported type.
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[Path]], load_size: int | None = None):
+        self.names = tuple(columns)
+        self.labels = {}
+        self._files = {name: tuple(files) for name, files in columns.items()}
+        self._load_size = load_size
+        self._headers = {name: read_headers(files) for name, files in self._files.items()}
+        self._kept: dict[str, list[np.ndarray | None]] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that all images take once decoded (and resized)."""
+        pixels = None if self._load_size is None else self._load_size**2
+        headers = [header for name in self.names for header in self._headers[name]]
+        return sum(h.nbytes if pixels is None else pixels * h.channels * h.bits // 8 for h in headers)
+
+    def keep(self) -> None:
+        """Remember every image from now on, once it has been decoded."""
+        self._kept = {name: [None] * len(self) for name in self.names}
+
+    @property
+    def files(self) -> list[Path]:
+        """Files of all columns."""
+        return [file for name in self.names for file in self._files[name]]
+
+    def stored_size(self, index: int, name: str) -> tuple[int, int]:
+        """Height and width of an image as this table returns it."""
+        header = self._headers[name][index]
+        return header[:2] if self._load_size is None else (self._load_size, self._load_size)
+
+    def record_id(self, index: int) -> str:
+        """File name of a record without its suffix."""
+        return self._files[self.names[0]][index].stem
+
+    def __len__(self) -> int:
+        return len(self._files[self.names[0]])
+
+    def images(self, index: int) -> dict[str, np.ndarray]:
+        return {name: self._image(name, index) for name in self.names}
+
+    def _image(self, name: str, index: int) -> np.ndarray:
+        # Two threads may decode the same image at once; both get the same pixels, one copy stays.
+        image = self._kept[name][index] if self._kept else None
+        if image is None:
+            image = read_image(self._files[name][index])
+            if self._load_size is not None:
+                image = resize(image, self._load_size, self._load_size)
+            image.flags.writeable = False
+            if self._kept:
+                self._kept[name][index] = image
+        return image
+
+    def header(self, index: int, name: str) -> ImageHeader:
+        return self._headers[name][index]
+
+    def origin(self, index: int, name: str) -> str:
+        return str(self._files[name][index])
+
+    def select(self, *names: str) -> FileTable:
+        part = object.__new__(FileTable)
+        part.__dict__.update(self.__dict__)
+        part.names = names
+        return part
+
+    def __getstate__(self) -> dict:
+        # A worker process decodes for itself: file names travel, pixels do not.
+        kept = self._kept and {name: [None] * len(images) for name, images in self._kept.items()}
+        return self.__dict__ | {"_kept": kept}
+
+
+def header_of(image: np.ndarray) -> ImageHeader:
+    """The header that a decoded HWC image would have."""
+    return ImageHeader(*image.shape, 8 * image.dtype.itemsize)
+
+
+def read_headers(files: Sequence[Path]) -> list[ImageHeader]:
+    """Headers of many files, read side by side.
+
+    Raises:
+      UserError: for the first bad file.
+    """
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        return list(pool.map(read_header, files))
+
+
+def keep_what_fits(tables: Sequence[FileTable], budget: int = MEMORY_BYTES) -> bool:
+    """Keep decoded images of all tables in memory if together they fit; says whether they do."""
+    fits = sum(table.nbytes for table in tables) <= budget
+    for table in tables if fits else ():
+        table.keep()
+    return fits

@@ -1,0 +1,109 @@
+"""From a system's pure step to the function the loop calls: guarded, fused, compiled once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from medgen_jax.core import trees
+from medgen_jax.engine.mesh import replicated
+from medgen_jax.systems.base import Batch, Metrics, Step, System, TrainState
+
+PyTree = Any
+
+
+def guarded(step: Step, images_per_step: int) -> Step:
+    """Count steps and images, and undo an update that is not finite.
+
+    Every float leaf of the new params, mutable, opt, ema and extra is checked; one select per leaf
+    keeps the old value where any is not finite. Steps, images and data advance all the same.
+    """
+
+    def run(state: TrainState, batch: Batch, frozen: Mapping[str, PyTree]) -> tuple[TrainState, Metrics]:
+        new, metrics = step(state, batch, frozen)
+
+        def learned(s: TrainState) -> tuple[PyTree, ...]:
+            return s.params, s.mutable, s.opt, s.ema, s.extra
+
+        fine = trees.all_finite(*learned(new))
+        params, mutable, opt, ema, extra = trees.select(fine, learned(new), learned(state))
+        in_a_row = jnp.where(fine, 0, state.skipped[1] + 1)
+        state = state.replace(
+            step=state.step + 1,
+            images=state.images + images_per_step,
+            skipped=jnp.stack([state.skipped[0] + jnp.where(fine, 0, 1), in_a_row]).astype(jnp.int32),
+            params=params,
+            mutable=mutable,
+            opt=opt,
+            ema=ema,
+            extra=extra,
+        )
+        return state, metrics
+
+    return run
+
+
+def fused(step: Step) -> Callable[[TrainState, tuple[Batch, ...], Mapping[str, PyTree]], tuple[TrainState, Metrics]]:
+    """Run one step per batch in one device call; metrics come stacked along a leading axis.
+
+    Several batches go through ``lax.scan``, whose arithmetic is not bit-equal to single calls; the
+    number of batches is therefore part of a run's trajectory.
+    """
+
+    def run(state: TrainState, batches: tuple[Batch, ...], frozen: Mapping[str, PyTree]) -> tuple[TrainState, Metrics]:
+        if len(batches) == 1:
+            state, metrics = step(state, batches[0], frozen)
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *batches)
+        return jax.lax.scan(lambda s, batch: step(s, batch, frozen), state, stacked)
+
+    return run
+
+
+class CompiledSteps:
+    """Each variant and scan length compiled once, ahead of its first use, with the time said aloud."""
+
+    def __init__(self, system: System, mesh: Mesh, said: Callable[[str], Any]):
+        streams = system.streams
+        per_step = next(iter(streams.values())).per_step
+        self._steps = {name: fused(guarded(fn, per_step)) for name, fn in system.step_variants.items()}
+        self._out = replicated(mesh)
+        self._said = said
+        self._compiled: dict[tuple[str, int], Callable[..., Any]] = {}
+        self.seconds: dict[str, dict[str, float]] = {}
+
+    def __call__(
+        self, variant: str, state: TrainState, batches: tuple[Batch, ...], frozen: Mapping[str, PyTree]
+    ) -> tuple[TrainState, Metrics]:
+        """Run ``len(batches)`` steps of a variant. The state is donated."""
+        key = (variant, len(batches))
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(key, state, batches, frozen)
+        return self._compiled[key](state, batches, frozen)
+
+    def _compile(self, key: tuple[str, int], *args: Any) -> Callable[..., Any]:
+        variant, length = key
+        label = variant if length == 1 else f"{variant} x {length}"
+        with self._said(f"compiling step {label!r} (once)"):
+            jitted = jax.jit(self._steps[variant], donate_argnums=0, out_shardings=self._out)
+            start = time.perf_counter()
+            lowered = jitted.lower(*args)
+            traced = time.perf_counter()
+            compiled = lowered.compile()
+            self.seconds[label] = {"trace": traced - start, "compile": time.perf_counter() - traced}
+        return compiled
+
+
+def init_state(system: System, mesh: Mesh, seed: int) -> TrainState:
+    """A fresh state, replicated over the mesh; under jit, so that every leaf has its own buffer."""
+    return jax.jit(system.init, out_shardings=replicated(mesh))(jax.random.key(seed))
+
+
+def abstract_state(system: System) -> TrainState:
+    """Shapes and dtypes of the system's state; nothing is computed."""
+    return jax.eval_shape(system.init, jax.random.key(0))

@@ -1,0 +1,185 @@
+"""U-Net and PatchGAN weights in the layout of the PyTorch pix2pix / CycleGAN code base. NumPy only.
+
+Files ``{epoch}_net_G.pth`` and ``{epoch}_net_D.pth``. The U-Net is nested: ``model.model`` is the
+outermost level and child 1 (at the outermost level) or 3 of each level is the next one.
+
+Widths, number of levels and the kind of norm are read off the names and shapes: batch norm has weights;
+instance norm has none, and biases in the convolutions before it. Running statistics that old releases
+stored for instance norm were never used and are dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medgen_jax.core.errors import UserError
+from medgen_jax.interop import torch_layout as layout
+from medgen_jax.interop.torch_layout import Row, State, Tree
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class UNetInfo:
+    """What a U-Net file says about its network; field names are those of `medgen_jax.nn.unet.UNet`.
+
+    ``parameters`` counts trained values, ``batches_tracked`` the training passes seen by batch norms.
+    """
+
+    in_channels: int
+    out_channels: int
+    ngf: int
+    downs: int
+    norm: str
+    parameters: int
+    batches_tracked: int
+
+
+@dataclass(frozen=True)
+class PatchGANInfo:
+    """What a PatchGAN file says about its network; field names are those of `medgen_jax.nn.patchgan.PatchGAN`."""
+
+    in_channels: int
+    ndf: int
+    layers: int
+    norm: str
+    parameters: int
+    batches_tracked: int
+
+
+def _unet_rows(in_channels: int, out_channels: int, ngf: int, downs: int, norm: str) -> list[Row]:
+    batch = norm == "batch"
+    widths = [ngf * min(2**level, 8) for level in range(downs)]
+    rows = layout.convolution("model.model.0", "down_0", "conv", (ngf, in_channels, 4, 4), not batch)
+    prefix = "model.model.1"
+    for level in range(1, downs):
+        width, outer, innermost = widths[level], widths[level - 1], level == downs - 1
+        up, up_norm = ("3", "4") if innermost else ("5", "6")
+        shape = (width if innermost else 2 * width, outer, 4, 4)
+        rows += layout.convolution(f"{prefix}.model.1", f"down_{level}", "conv", (width, outer, 4, 4), not batch)
+        rows += layout.convolution(f"{prefix}.model.{up}", f"up_{level}", "convt", shape, not batch)
+        if batch:
+            rows += layout.batch_norm(f"{prefix}.model.{up_norm}", f"up_norm_{level}", outer)
+            if not innermost:
+                rows += layout.batch_norm(f"{prefix}.model.2", f"down_norm_{level}", width)
+        prefix += ".model.3"
+    return rows + layout.convolution("model.model.3", "up_0", "convt", (2 * ngf, out_channels, 4, 4), True)
+
+
+def _patchgan_rows(in_channels: int, ndf: int, layers: int, norm: str) -> list[Row]:
+    batch = norm == "batch"
+    rows = layout.convolution("model.0", "conv_0", "conv", (ndf, in_channels, 4, 4), True)
+    inner = ndf
+    for layer in range(1, layers + 1):
+        width, place = ndf * min(2**layer, 8), 3 * layer - 1
+        rows += layout.convolution(f"model.{place}", f"conv_{layer}", "conv", (width, inner, 4, 4), not batch)
+        if batch:
+            rows += layout.batch_norm(f"model.{place + 1}", f"norm_{layer}", width)
+        inner = width
+    return rows + layout.convolution(f"model.{3 * layers + 2}", f"conv_{layers + 1}", "conv", (1, inner, 4, 4), True)
+
+
+def _norm_kind(what: str, state: State, norm: str, conv: str) -> str:
+    """Kind of norm, from the first convolution that a norm follows and from that norm."""
+    if f"{norm}.weight" in state:
+        return "batch"
+    if f"{conv}.bias" in state:
+        return "instance"
+    raise UserError(f"{what} weights: neither {norm}.weight (batch norm) nor {conv}.bias (instance norm) is there")
+
+
+def _check_norm(what: str, norm: str) -> None:
+    if norm not in ("batch", "instance"):
+        raise UserError(f"{what} weights: norm {norm!r} has no counterpart in the layout, only batch and instance have")
+
+
+def _shape(what: str, state: State, name: str, axes: int = 4) -> tuple[int, ...]:
+    if name not in state or np.ndim(state[name]) != axes:
+        raise UserError(f"{what} weights: no tensor {name} with {axes} axes; is this the file of another network?")
+    return np.shape(state[name])
+
+
+def _unused_statistics(state: State, norm: str) -> list[str]:
+    """Names that are right to be ignored: counters always, every statistic of an instance norm."""
+    suffixes = _STATISTICS if norm == "instance" else ("num_batches_tracked",)
+    return [name for name in state if name.rpartition(".")[2] in suffixes]
+
+
+def _count(params: Tree) -> int:
+    return sum(_count(node) if isinstance(node, dict) else node.size for node in params.values())
+
+
+def unet_from_torch(state: State) -> tuple[Tree, Tree, UNetInfo]:
+    """``(params, batch_stats, info)`` of a U-Net generator.
+
+    Args:
+      state: the state dict as arrays (`medgen_jax.interop.torch_file.read_state_dict`).
+
+    Returns:
+      float32 trees for `medgen_jax.nn.unet.UNet`; ``batch_stats`` is empty for instance norm.
+
+    Raises:
+      UserError: names are missing or unknown, or a shape does not fit.
+    """
+    what = "U-Net"
+    downs, prefix = 1, "model.model.1"
+    while f"{prefix}.model.1.weight" in state:
+        downs, prefix = downs + 1, prefix + ".model.3"
+    ngf, in_channels = _shape(what, state, "model.model.0.weight")[:2]
+    out_channels = _shape(what, state, "model.model.3.weight")[1]
+    norm = _norm_kind(what, state, "model.model.1.model.2", "model.model.1.model.1")
+    rows = _unet_rows(in_channels, out_channels, ngf, downs, norm)
+    layout.check_names(what, rows, state, _unused_statistics(state, norm))
+    params, batch_stats = layout.to_flax(what, rows, state)
+    tracked = layout.batches_tracked(state) if norm == "batch" else 0
+    return params, batch_stats, UNetInfo(in_channels, out_channels, ngf, downs, norm, _count(params), tracked)
+
+
+def unet_to_torch(params: Tree, batch_stats: Tree, *, norm: str, batches_tracked: int = 0) -> dict[str, np.ndarray]:
+    """The state dict of a U-Net with transposed convolutions; the inverse of `unet_from_torch`.
+
+    Args:
+      params, batch_stats: of `medgen_jax.nn.unet.UNet`; ``batch_stats`` empty for instance norm.
+      norm: the network's kind of norm, ``batch`` or ``instance``.
+      batches_tracked: written as the counter of every batch norm.
+
+    Raises:
+      UserError: the network has no counterpart in the layout (``nearest_conv``, norm ``none``).
+    """
+    _check_norm("U-Net", norm)
+    downs = sum(name.startswith("down_") and "norm" not in name for name in params)
+    in_channels, ngf = np.shape(params["down_0"]["kernel"])[2:]
+    out_channels = np.shape(params["up_0"]["kernel"])[3]
+    rows = _unet_rows(in_channels, out_channels, ngf, downs, norm)
+    return _with_counters(layout.to_torch("U-Net", rows, params, batch_stats), batches_tracked)
+
+
+def patchgan_from_torch(state: State) -> tuple[Tree, Tree, PatchGANInfo]:
+    """``(params, batch_stats, info)`` of a PatchGAN discriminator; as `unet_from_torch`."""
+    what = "PatchGAN"
+    ndf, in_channels = _shape(what, state, "model.0.weight")[:2]
+    layers = 0
+    while f"model.{3 * (layers + 1) + 2}.weight" in state:
+        layers += 1
+    norm = _norm_kind(what, state, "model.3", "model.2")
+    rows = _patchgan_rows(in_channels, ndf, layers, norm)
+    layout.check_names(what, rows, state, _unused_statistics(state, norm))
+    params, batch_stats = layout.to_flax(what, rows, state)
+    tracked = layout.batches_tracked(state) if norm == "batch" else 0
+    return params, batch_stats, PatchGANInfo(in_channels, ndf, layers, norm, _count(params), tracked)
+
+
+def patchgan_to_torch(params: Tree, batch_stats: Tree, *, norm: str, batches_tracked: int = 0) -> dict[str, np.ndarray]:
+    """The state dict of a PatchGAN, the inverse of `patchgan_from_torch`; arguments as in `unet_to_torch`."""
+    _check_norm("PatchGAN", norm)
+    layers = sum(name.startswith("conv_") for name in params) - 2
+    in_channels, ndf = np.shape(params["conv_0"]["kernel"])[2:]
+    rows = _patchgan_rows(in_channels, ndf, layers, norm)
+    return _with_counters(layout.to_torch("PatchGAN", rows, params, batch_stats), batches_tracked)
+
+
+def _with_counters(state: dict[str, np.ndarray], batches_tracked: int) -> dict[str, np.ndarray]:
+    norms = [name.rpartition(".")[0] for name in state if name.endswith(".running_var")]
+    return state | {f"{norm}.num_batches_tracked": np.array(batches_tracked, np.int64) for norm in norms}

@@ -1,0 +1,77 @@
+"""Reads PyTorch weight files into NumPy arrays, without running anything that is stored in them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from medgen_jax.core.errors import UserError
+
+#: The first version in which ``torch.load(weights_only=True)`` has no known way round it.
+MIN_TORCH = (2, 6)
+
+
+def _import_torch(path: Path) -> ModuleType:
+    remedy = "pip install 'medgen_jax[torch]'"
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"{path}: reading a PyTorch file needs PyTorch; {remedy}") from None
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < MIN_TORCH:
+        wanted = ".".join(map(str, MIN_TORCH))
+        raise UserError(
+            f"{path}: PyTorch {torch.__version__} cannot read files safely, {wanted} or later is needed; {remedy}"
+        )
+    return torch
+
+
+def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a ``torch.save`` file by name.
+
+    Nested dictionaries, such as one per network, are flattened with dots (``generator.to_rgb.2.weight``);
+    a ``module.`` prefix that every name of a dictionary carries (DataParallel) is removed; entries that
+    are not tensors are left out. float16 and bfloat16 become float32, other dtypes are kept.
+
+    Args:
+      path: a ``.pth``, ``.pt`` or ``.ckpt`` file, zip or legacy format.
+
+    Raises:
+      UserError: PyTorch is missing or older than 2.6; the file does not exist, is damaged, holds no
+        tensors, or holds other Python objects, which are never loaded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    torch = _import_torch(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: refused, because it holds Python objects beside tensors or is no PyTorch file; "
+            "save its state_dict() alone and read that"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError) as error:
+        raise UserError(f"{path}: damaged or not a PyTorch file ({type(error).__name__})") from None
+    state = _flatten(content, torch) if isinstance(content, Mapping) else {}
+    if not state:
+        raise UserError(f"{path}: holds no named tensors; expected the state_dict() of a network")
+    return state
+
+
+def _flatten(mapping: Mapping[Any, Any], torch: ModuleType) -> dict[str, np.ndarray]:
+    wrapped = all(str(key).startswith("module.") for key in mapping)
+    flat: dict[str, np.ndarray] = {}
+    for key, value in mapping.items():
+        name = str(key).removeprefix("module.") if wrapped else str(key)
+        if isinstance(value, torch.Tensor):
+            short = value.dtype in (torch.float16, torch.bfloat16)
+            flat[name] = (value.float() if short else value).detach().numpy().copy()
+        elif isinstance(value, Mapping):
+            flat.update({f"{name}.{inner}": array for inner, array in _flatten(value, torch).items()})
+    return flat

@@ -1,0 +1,125 @@
+"""Tables that tie the names of a PyTorch state dict to the parameters of a Flax network. NumPy only.
+
+A layout module lists its network once as `Row` s; reading, writing and checking follow from that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medgen_jax.core.errors import UserError
+
+State = Mapping[str, np.ndarray]
+Tree = dict[str, Any]
+
+#: Axes of a PyTorch weight in the order in which Flax stores them.
+_AXES = {"conv": (2, 3, 1, 0), "convt": (2, 3, 0, 1), "vector": (0,)}
+_BACK = {kind: tuple(np.argsort(axes)) for kind, axes in _AXES.items()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor in both worlds.
+
+    Attributes:
+      name: key in the state dict.
+      path: collection, module names and parameter name, ``("params", "down_0", "kernel")``.
+      kind: ``conv`` (OIHW), ``convt`` (IOHW, not flipped) or ``vector``.
+      shape: as PyTorch stores it.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    kind: str
+    shape: tuple[int, ...]
+
+
+def convolution(name: str, module: str, kind: str, shape: tuple[int, ...], bias: bool) -> list[Row]:
+    """Rows of a convolution ``name.weight`` (and ``name.bias``); shape is that of the weight."""
+    rows = [Row(f"{name}.weight", ("params", module, "kernel"), kind, shape)]
+    if bias:
+        width = shape[1] if kind == "convt" else shape[0]
+        rows.append(Row(f"{name}.bias", ("params", module, "bias"), "vector", (width,)))
+    return rows
+
+
+def batch_norm(name: str, module: str, width: int) -> list[Row]:
+    """Rows of a batch norm; its ``num_batches_tracked`` is not a parameter (see `batches_tracked`)."""
+    pairs = (
+        ("weight", ("params", module, "scale")),
+        ("bias", ("params", module, "bias")),
+        ("running_mean", ("batch_stats", module, "mean")),
+        ("running_var", ("batch_stats", module, "var")),
+    )
+    return [Row(f"{name}.{key}", path, "vector", (width,)) for key, path in pairs]
+
+
+def check_names(what: str, rows: Sequence[Row], state: State, ignored: Iterable[str] = ()) -> None:
+    """Raise a UserError that lists the first names the state dict lacks or has beyond the table."""
+    wanted, ignored = {row.name for row in rows}, set(ignored)
+    missing, unknown = sorted(wanted - set(state)), sorted(set(state) - wanted - ignored)
+
+    def first(names: Sequence[str]) -> str:
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+    faults = [f"{label} {first(names)}" for label, names in (("lacks", missing), ("has unknown", unknown)) if names]
+    if faults:
+        raise UserError(f"{what} weights: the file {'; it '.join(faults)}")
+
+
+def to_flax(what: str, rows: Sequence[Row], state: State) -> tuple[Tree, Tree]:
+    """Build ``(params, batch_stats)``, float32, from a state dict whose names have been checked.
+
+    Raises:
+      UserError: naming a tensor of another shape than the table expects.
+    """
+    trees: Tree = {"params": {}, "batch_stats": {}}
+    for row in rows:
+        array = np.asarray(state[row.name])
+        if array.shape != row.shape:
+            raise UserError(f"{what} weights: {row.name} has shape {array.shape}, expected {row.shape}")
+        node = trees
+        for part in row.path[:-1]:
+            node = node.setdefault(part, {})
+        node[row.path[-1]] = np.ascontiguousarray(array.transpose(_AXES[row.kind]), np.float32)
+    return trees["params"], trees["batch_stats"]
+
+
+def to_torch(what: str, rows: Sequence[Row], params: Tree, batch_stats: Tree) -> dict[str, np.ndarray]:
+    """Build a float32 state dict, in the order of the table.
+
+    Raises:
+      UserError: naming a parameter that is absent, has another shape than the table expects, or is
+        not in the table.
+    """
+    trees, state = {"params": params, "batch_stats": batch_stats}, {}
+    surplus = sorted(_paths(trees) - {row.path for row in rows})
+    if surplus:
+        raise UserError(f"{what} weights: {'/'.join(surplus[0])} has no counterpart in the layout")
+    for row in rows:
+        node: Any = trees
+        for part in row.path:
+            node = node.get(part) if isinstance(node, Mapping) else None
+        where = "/".join(row.path)
+        if node is None:
+            raise UserError(f"{what} weights: no {where}, which the layout needs for {row.name}")
+        array = np.asarray(node, np.float32).transpose(_BACK[row.kind])
+        if array.shape != row.shape:
+            raise UserError(f"{what} weights: {where} becomes {array.shape}, the layout needs {row.shape}")
+        state[row.name] = np.ascontiguousarray(array)
+    return state
+
+
+def _paths(tree: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    if not isinstance(tree, Mapping):
+        return {path}
+    return set().union(*(_paths(node, (*path, name)) for name, node in tree.items()))
+
+
+def batches_tracked(state: State) -> int:
+    """Training passes that the batch norms of a state dict have counted; 0 when they keep no count."""
+    return max((int(value) for name, value in state.items() if name.endswith(".num_batches_tracked")), default=0)

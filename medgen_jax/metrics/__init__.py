@@ -1,0 +1,8 @@
+"""Measures of generated images, as pure functions.
+
+A measure that runs over a data set is four functions: ``init() -> acc``,
+``accumulate(acc, ..., mask) -> acc``, ``merge(acc, acc) -> acc`` and ``compute(acc) -> {name: float}``.
+Accumulators are small arrays of fixed shape whose merge is a sum, so shards, hosts and batches may
+be combined in any order; ``accumulate`` and ``merge`` run under jit, ``compute`` on the host in
+float64. Images are float32 NHWC in [-1, 1]. Feature networks are arguments, never imports.
+"""

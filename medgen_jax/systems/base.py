@@ -1,0 +1,178 @@
+"""The contract of a system: what the engine asks for, and nothing else.
+
+A `System` is a frozen dataclass of static things (modules, optimisers, schedules, weights of loss
+terms). It holds no arrays; every method is a pure function. Subclasses live one per file in this
+package and are found through the registry in ``systems/__init__.py``. Their module defines
+
+* ``Config``: a nested ``@dataclass(slots=True)`` with ``data``, ``train``, ``num_train`` and
+  ``steps_per_epoch`` members;
+* ``build(config) -> System``: the only place where the configuration is read; checks ranges.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medgen_jax.core.config import Monitor
+from medgen_jax.core.streams import Stream
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+Record = Mapping[str, np.ndarray]
+Batch = Mapping[str, Mapping[str, jax.Array]]  # stream name -> field name -> (b, ...)
+Step = Callable[["TrainState", Batch, Mapping[str, PyTree]], tuple["TrainState", Metrics]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a run must remember; all of it is checkpointed.
+
+    Attributes:
+      step: optimiser steps done, int32 (advanced by the engine).
+      images: records of the first stream consumed, int32 (advanced by the engine).
+      skipped: int32 (2,): non-finite steps in total, and in a row (advanced by the engine).
+      params: network name -> parameters, float32.
+      mutable: network name -> non-trained collections such as ``{"batch_stats": ...}``.
+      opt: optimiser name -> optax state.
+      ema: network name -> averaged parameters.
+      extra: whatever else a system must remember (image pool, ADA p, phase flags, ...).
+        ``extra["flags"]``, if present, is a small int32 vector read by the host (`System.variant`).
+      key: root PRNG key; a step uses ``fold_in(key, step)``.
+    """
+
+    step: Any
+    images: Any
+    skipped: Any
+    params: dict[str, PyTree]
+    mutable: dict[str, PyTree]
+    opt: dict[str, PyTree]
+    ema: dict[str, PyTree]
+    extra: dict[str, PyTree]
+    key: Any
+
+
+def new_state(
+    key: jax.Array,
+    *,
+    params: dict[str, PyTree],
+    opt: dict[str, PyTree],
+    mutable: dict[str, PyTree] | None = None,
+    ema: dict[str, PyTree] | None = None,
+    extra: dict[str, PyTree] | None = None,
+) -> TrainState:
+    """A `TrainState` at step 0. Call it under jit, so that ``ema`` gets buffers of its own."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        images=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((2,), jnp.int32),
+        params=params,
+        mutable=mutable or {},
+        opt=opt,
+        ema=ema or {},
+        extra=extra or {},
+        key=key,
+    )
+
+
+class Evaluator(NamedTuple):
+    """One validation measure as pure functions.
+
+    Attributes:
+      stream: the stream whose records it eats.
+      init: ``() -> acc``.
+      accumulate: ``(acc, variables, batch, key) -> acc``; the batch is a dict of the stream's
+        fields plus ``mask`` (b,), which is 0 for padding records.
+      merge: ``(acc, acc) -> acc``.
+      compute: ``acc -> {name: scalar or 1-d array}`` on host NumPy values.
+      baselines: ``(training records, evaluation records) -> {row: {name: scalar}}``: what answers
+        without a network would score; both are iterables of dicts of single records, HWC, raw.
+    """
+
+    stream: str
+    init: Callable[[], PyTree]
+    accumulate: Callable[[PyTree, PyTree, Mapping[str, jax.Array], jax.Array], PyTree]
+    merge: Callable[[PyTree, PyTree], PyTree]
+    compute: Callable[[PyTree], dict[str, Any]]
+    baselines: Callable[[Iterable[Record], Iterable[Record]], dict[str, dict[str, float]]] | None = None
+
+
+class Preview(NamedTuple):
+    """What is drawn on fixed inputs during training.
+
+    Attributes:
+      sampler: name of the sampler that draws.
+      stream: the stream whose first evaluation (else training) records are the fixed inputs.
+      inputs: ``fields -> sampler inputs``.
+      shown: ``(field, column title)`` of what stands left of the output for comparison.
+    """
+
+    sampler: str
+    stream: str
+    inputs: Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]]
+    shown: tuple[tuple[str, str], ...] = ()
+
+
+#: ``sampler(variables, inputs, key) -> images``: float32 NHWC in [-1, 1]; pure and un-jitted.
+Sampler = Callable[[PyTree, Mapping[str, jax.Array], jax.Array], jax.Array]
+
+
+class System(abc.ABC):
+    """Base of every system: the members below, with defaults for what many do not need."""
+
+    #: Steps between two looks of the host at ``state.extra["flags"]``; 0 when there are none.
+    flag_every: int = 0
+    #: Names of fixed weights that ``train_step`` receives in its ``frozen`` argument.
+    frozen_names: tuple[str, ...] = ()
+
+    @property
+    @abc.abstractmethod
+    def streams(self) -> dict[str, Stream]:
+        """Inputs by name; the first one counts the images."""
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array) -> TrainState:
+        """A fresh state. Pure; the engine runs it under ``jit(out_shardings=...)``."""
+
+    @abc.abstractmethod
+    def train_step(self, state: TrainState, batch: Batch, frozen: Mapping[str, PyTree]) -> tuple[TrainState, Metrics]:
+        """Update all players once. Leaves ``step``, ``images`` and ``skipped`` to the engine."""
+
+    @property
+    def step_variants(self) -> dict[str, Step]:
+        """Separately compiled forms of the step (lazy regularisation, phases), by name."""
+        return {"train": self.train_step}
+
+    def variant(self, step: int, flags: tuple[int, ...]) -> str:
+        """Which variant runs at ``step``, given the flags as last latched by the host."""
+        return "train"
+
+    @abc.abstractmethod
+    def inference_variables(self, state: TrainState) -> PyTree:
+        """What the samplers need: averaged or raw parameters and statistics."""
+
+    @property
+    def samplers(self) -> dict[str, Sampler]:
+        """Inference functions by name: a2b, b2a, latent, reference, sample, encode, predict."""
+        return {}
+
+    @property
+    def preview(self) -> Preview | None:
+        """What is drawn on fixed inputs during training."""
+        return None
+
+    @property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """Validation measures by name."""
+        return {}
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """Which number of which evaluator decides about the best checkpoint."""
+        return None

@@ -1,0 +1,426 @@
+"""Pair: one image translated into another, learned from registered pairs (pix2pix).
+
+Two schedules. ``joint`` is pix2pix (Isola et al. 2017): every step updates the discriminator, then
+the generator. ``seed`` is the staining paper's: the discriminator learns alone until it is accurate,
+is then frozen while the generator learns, and so on in turn; see `phases`.
+"""
+
+# No postponed annotations: config_flags reads the types of the configuration's fields.
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from medgen_jax.core import rng, trees
+from medgen_jax.core.config import (
+    DataConfig,
+    Monitor,
+    TrainConfig,
+    require,
+    total_steps,
+    validate_shared,
+    validate_types,
+)
+from medgen_jax.core.precision import compute_dtype
+from medgen_jax.core.schedules import Schedule, linear_decay
+from medgen_jax.core.streams import Field, Stream
+from medgen_jax.losses.adversarial import gan_loss, generator_loss
+from medgen_jax.losses.pixel import l1
+from medgen_jax.metrics import paired
+from medgen_jax.metrics.baselines import constant_baselines
+from medgen_jax.nn.patchgan import PatchGAN
+from medgen_jax.nn.unet import MIN_DOWNS, UNet, valid_size
+from medgen_jax.ops.scale import to_unit
+from medgen_jax.systems import phases
+from medgen_jax.systems.base import (
+    Batch,
+    Evaluator,
+    Metrics,
+    Preview,
+    Record,
+    Sampler,
+    Step,
+    System,
+    TrainState,
+    new_state,
+)
+from medgen_jax.systems.options import Decay, Gan, Norm, OptimConfig, Stats, Upsample, validate_optim
+
+PyTree = Any
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    """U-Net generator and PatchGAN discriminator."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    ngf: int = 64  # width of the generator's first layer
+    ndf: int = 64  # width of the discriminator's first layer
+    downs: int = 8  # image sides must be multiples of 2^downs
+    disc_layers: int = 3  # 3: a field of view of 70 x 70 pixels
+    norm: Norm = Norm.BATCH
+    upsample: Upsample = Upsample.CONVT
+    dropout: float = 0.5
+
+
+@dataclass(slots=True)
+class LossConfig:
+    """Terms of the generator's loss."""
+
+    gan: Gan = Gan.VANILLA
+    l1: float = 100.0  # weight of |G(a) - b|; the adversarial term has weight 1
+
+
+@dataclass(slots=True)
+class InferenceConfig:
+    """How the generator runs once trained."""
+
+    stats: Stats = Stats.RUNNING
+    dropout: bool = False
+
+
+@dataclass(slots=True)
+class Config:
+    """Everything about a Pair run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: phases.ScheduleConfig = field(default_factory=phases.ScheduleConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    num_train: Optional[int] = None  # written by the engine
+    steps_per_epoch: Optional[int] = None  # written by the engine
+
+
+def _validate(config: Config) -> None:
+    validate_types(config)
+    validate_shared(config.data, config.train)
+    model, optim = config.model, config.optim
+    for name in ("in_channels", "out_channels"):
+        require(getattr(model, name) in (1, 2, 3), f"model.{name}", getattr(model, name), "must be 1, 2 or 3")
+    for name in ("ngf", "ndf", "disc_layers"):
+        require(getattr(model, name) >= 1, f"model.{name}", getattr(model, name), "must be at least 1")
+    require(model.downs >= MIN_DOWNS, "model.downs", model.downs, f"must be at least {MIN_DOWNS}")
+    require(0 <= model.dropout < 1, "model.dropout", model.dropout, "must lie in [0, 1)")
+    size, nearest = config.data.crop_size, valid_size(config.data.crop_size, model.downs)
+    rule = f"must be a multiple of 2^model.downs = {2**model.downs}; the nearest valid size is {nearest}"
+    require(size == nearest, "data.crop_size", size, rule)
+    require(config.loss.l1 >= 0, "loss.l1", config.loss.l1, "must not be negative")
+    validate_optim(optim)
+    phases.validate(config.schedule, config.train.batch_size)
+
+
+def build(config: Config) -> "Pix2Pix":
+    """A Pair system from a resolved configuration.
+
+    Raises:
+      UserError: naming the first field that is out of range.
+    """
+    _validate(config)
+    model, optim = config.model, config.optim
+    dtype = compute_dtype(config.train.precision)
+    per_epoch = (config.steps_per_epoch or 1) if optim.decay is Decay.EPOCH else 0
+    steps = total_steps(config) if config.steps_per_epoch else max(config.train.steps, 1)
+    return Pix2Pix(
+        generator=UNet(
+            out_channels=model.out_channels,
+            ngf=model.ngf,
+            downs=model.downs,
+            norm=model.norm.value,
+            dropout=model.dropout,
+            upsample=model.upsample.value,
+            dtype=dtype,
+        ),
+        discriminator=PatchGAN(ndf=model.ndf, layers=model.disc_layers, norm=model.norm.value, dtype=dtype),
+        adam=optax.scale_by_adam(optim.beta1, optim.beta2, eps=1e-8),
+        lr=linear_decay(optim.lr, steps, optim.decay_fraction, per_epoch),
+        channels=(model.in_channels, model.out_channels),
+        size=config.data.crop_size,
+        wire=f"uint{config.data.bits}",
+        batch_size=config.train.batch_size,
+        gan=config.loss.gan.value,
+        l1_weight=config.loss.l1,
+        ema_decay=optim.ema,
+        schedule=phases.Schedule.from_config(config.schedule),
+        stats=config.inference.stats.value,
+        inference_dropout=config.inference.dropout,
+    )
+
+
+@dataclass(frozen=True)
+class Pix2Pix(System):
+    """Networks ``g`` (a -> b) and ``d`` (judges the pair, concatenated along the channels)."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    adam: optax.GradientTransformation
+    lr: Schedule
+    channels: tuple[int, int]
+    size: int
+    wire: str
+    batch_size: int
+    gan: str
+    l1_weight: float
+    ema_decay: float
+    schedule: phases.Schedule
+    stats: str
+    inference_dropout: bool
+
+    # -- what it eats ----------------------------------------------------------------------------
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """``pairs``, and for the seed's schedule ``heldout`` pairs of the val split."""
+        a, b = (Field((self.size, self.size, c), self.wire) for c in self.channels)
+        pairs = Stream((("a", a), ("b", b)), self.batch_size)
+        if not self.schedule.alternating:
+            return {"pairs": pairs}
+        return {"pairs": pairs, "heldout": dataclasses.replace(pairs, table="pairs", split="val")}
+
+    @property
+    def flag_every(self) -> int:
+        """The host looks at the phase this often."""
+        return self.schedule.flag_every if self.schedule.alternating else 0
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def init(self, key: jax.Array) -> TrainState:
+        """Fresh networks: N(0, 0.02) kernels, zero biases, N(1, 0.02) norm scales."""
+        keys = rng.named(key, "g", "d", "state")
+        a, b = (jnp.zeros((1, self.size, self.size, c)) for c in self.channels)
+        g = self.generator.init(keys["g"], a)
+        d = self.discriminator.init(keys["d"], jnp.concatenate([a, b], -1))
+        params = {"g": g["params"], "d": d["params"]}
+        mutable = {"g": {"batch_stats": g.get("batch_stats", {})}, "d": {"batch_stats": d.get("batch_stats", {})}}
+        extra = {}
+        if self.schedule.alternating:
+            mutable["d"]["given_stats"] = self._judge(d["params"], mutable["d"], a, b)[1]["given_stats"]
+            extra = phases.initial()
+        return new_state(
+            keys["state"],
+            params=params,
+            mutable=mutable,
+            opt={name: self.adam.init(p) for name, p in params.items()},
+            ema={"g": params["g"]} if self.ema_decay else {},
+            extra=extra,
+        )
+
+    # -- network passes --------------------------------------------------------------------------
+
+    def _translate(
+        self, params: PyTree, mutable: PyTree, a: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, PyTree]]:
+        """Training pass of the generator: the image, and the new running statistics."""
+        image, new = self.generator.apply(
+            {"params": params, **mutable},
+            a,
+            stats="batch",
+            dropout=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        return image, {**mutable, **new}
+
+    def _judge(
+        self, params: PyTree, mutable: PyTree, a: jax.Array, b: jax.Array
+    ) -> tuple[jax.Array, dict[str, PyTree]]:
+        """Training pass of the discriminator: logits, and the statistics it ran with."""
+        logits, new = self.discriminator.apply(
+            {"params": params, **mutable},
+            jnp.concatenate([a, b], -1),
+            stats="batch",
+            mutable=["batch_stats", "given_stats"],
+        )
+        kept = ("batch_stats", "given_stats") if self.schedule.alternating else ("batch_stats",)
+        return logits, {**mutable, **{name: new.get(name, {}) for name in kept}}
+
+    def _judge_frozen(self, params: PyTree, mutable: PyTree, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Logits of a frozen discriminator, normalised as in its last pass over real pairs."""
+        return self.discriminator.apply({"params": params, **mutable}, jnp.concatenate([a, b], -1), stats="given")
+
+    # -- updates ---------------------------------------------------------------------------------
+
+    def _apply(self, state: TrainState, name: str, grads: PyTree, mutable: PyTree) -> TrainState:
+        """One Adam step of one network."""
+        updates, opt = self.adam.update(grads, state.opt[name], state.params[name])
+        rate = self.lr(state.step)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params[name], updates)
+        return state.replace(
+            params={**state.params, name: params},
+            opt={**state.opt, name: opt},
+            mutable={**state.mutable, name: mutable},
+        )
+
+    def _average(self, state: TrainState) -> TrainState:
+        """Move the averaged generator; the average starts short, so that it forgets the start early."""
+        if not self.ema_decay:
+            return state
+        step = state.step.astype(jnp.float32)
+        decay = jnp.minimum(self.ema_decay, (1 + step) / (10 + step))
+        return state.replace(ema={"g": trees.ema(state.ema["g"], state.params["g"], decay)})
+
+    def _update_discriminator(
+        self, state: TrainState, a: jax.Array, b: jax.Array, fake_a: jax.Array, fake_b: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """Half the loss on the fake pair and half on the real one, in the reference's order."""
+
+        def loss(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+            fake, mutable = self._judge(params, state.mutable["d"], fake_a, fake_b)
+            real, mutable = self._judge(params, mutable, a, b)
+            terms = {"d_fake": gan_loss(fake, False, self.gan), "d_real": gan_loss(real, True, self.gan)}
+            terms["accuracy_real"] = phases.accuracy(real, True, self.gan)
+            terms["accuracy_fake"] = phases.accuracy(fake, False, self.gan)
+            return 0.5 * (terms["d_fake"] + terms["d_real"]), (mutable, terms)
+
+        grads, (mutable, metrics) = jax.grad(loss, has_aux=True)(state.params["d"])
+        return self._apply(state, "d", grads, mutable), metrics
+
+    def _generator_terms(self, logits: jax.Array, fake: jax.Array, b: jax.Array) -> tuple[jax.Array, Metrics]:
+        terms = {"g_gan": generator_loss(logits, self.gan), "g_l1": l1(fake, b)}
+        return terms["g_gan"] + self.l1_weight * terms["g_l1"], terms
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def _inputs(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        pairs = batch["pairs"]
+        keys = rng.named(jax.random.fold_in(state.key, state.step), "dropout", "mix")
+        return to_unit(pairs["a"]), to_unit(pairs["b"]), keys
+
+    def train_step(self, state: TrainState, batch: Batch, frozen: Mapping[str, PyTree]) -> tuple[TrainState, Metrics]:
+        """The joint schedule: D, then G against the new D, with one forward pass of G for both."""
+        a, b, keys = self._inputs(state, batch)
+
+        def generate(params: PyTree) -> tuple[jax.Array, PyTree]:
+            return self._translate(params, state.mutable["g"], a, keys["dropout"])
+
+        fake, pull_back, g_mutable = jax.vjp(generate, state.params["g"], has_aux=True)
+        new, d_metrics = self._update_discriminator(state, a, b, a, jax.lax.stop_gradient(fake))
+
+        def loss(image: jax.Array) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+            logits, mutable = self._judge(new.params["d"], new.mutable["d"], a, image)
+            total, terms = self._generator_terms(logits, image, b)
+            return total, (mutable, terms)
+
+        gradient, (d_mutable, g_metrics) = jax.grad(loss, has_aux=True)(fake)
+        new = self._apply(new, "g", pull_back(gradient)[0], g_mutable)
+        new = self._average(new.replace(mutable={**new.mutable, "d": d_mutable}))
+        return new, {**d_metrics, **g_metrics, "lr": self.lr(state.step)}
+
+    def _generator_step(
+        self, state: TrainState, batch: Batch, frozen: Mapping[str, PyTree]
+    ) -> tuple[TrainState, Metrics]:
+        """Phase G of the seed's schedule: nothing of D changes."""
+        a, b, keys = self._inputs(state, batch)
+
+        def loss(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+            fake, mutable = self._translate(params, state.mutable["g"], a, keys["dropout"])
+            logits = self._judge_frozen(state.params["d"], state.mutable["d"], a, fake)
+            total, terms = self._generator_terms(logits, fake, b)
+            return total, (mutable, {**terms, "accuracy_fake": phases.accuracy(logits, False, self.gan)})
+
+        grads, (mutable, metrics) = jax.grad(loss, has_aux=True)(state.params["g"])
+        new = self._average(self._apply(state, "g", grads, mutable))
+        extra = self.schedule.advance(state.extra, "g", fake=metrics["accuracy_fake"])
+        return new.replace(extra=extra), {**metrics, "lr": self.lr(state.step)}
+
+    def _discriminator_step(
+        self, state: TrainState, batch: Batch, frozen: Mapping[str, PyTree], first: bool
+    ) -> tuple[TrainState, Metrics]:
+        """Phases D of the seed's schedule: nothing of G changes; the first one does without G."""
+        a, b, keys = self._inputs(state, batch)
+        fake_a, fake_b = phases.negatives(a, b, self.schedule.negatives)
+        if not first:
+            made, _ = self._translate(state.params["g"], state.mutable["g"], a, keys["dropout"])
+            keep = jax.random.uniform(keys["mix"], (a.shape[0], 1, 1, 1)) < self.schedule.d0_share
+            fake_a, fake_b = jnp.where(keep, fake_a, a), jnp.where(keep, fake_b, made)
+        held = batch["heldout"]
+        held_a, held_b = to_unit(held["a"]), to_unit(held["b"])
+        heldout, _ = self._judge(state.params["d"], state.mutable["d"], held_a, held_b)
+        new, metrics = self._update_discriminator(state, a, b, fake_a, fake_b)
+        metrics["accuracy_heldout"] = phases.accuracy(heldout, True, self.gan)
+        extra = self.schedule.advance(
+            state.extra, "d0" if first else "d", real=metrics["accuracy_heldout"], fake=metrics["accuracy_fake"]
+        )
+        return new.replace(extra=extra), {**metrics, "lr": self.lr(state.step)}
+
+    @property
+    def step_variants(self) -> dict[str, Step]:
+        """``train`` for the joint schedule; ``d0``, ``g`` and ``d`` for the seed's."""
+        if not self.schedule.alternating:
+            return {"train": self.train_step}
+        return {
+            "d0": lambda *args: self._discriminator_step(*args, first=True),
+            "g": self._generator_step,
+            "d": lambda *args: self._discriminator_step(*args, first=False),
+        }
+
+    def variant(self, step: int, flags: tuple[int, ...]) -> str:
+        """The phase the host has latched."""
+        return phases.PHASES[flags[0]] if self.schedule.alternating else "train"
+
+    # -- use -------------------------------------------------------------------------------------
+
+    def inference_variables(self, state: TrainState) -> PyTree:
+        """Averaged (else raw) generator parameters, and its running statistics."""
+        params = state.ema["g"] if self.ema_decay else state.params["g"]
+        return {"params": params, "batch_stats": state.mutable["g"]["batch_stats"]}
+
+    def _a2b(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
+        """``{"image": (b, h, w, in) in [-1, 1]}`` -> (b, h, w, out) in [-1, 1]."""
+        images = to_unit(inputs["image"])
+
+        def one(image: jax.Array, number: jax.Array) -> jax.Array:
+            rngs = {"dropout": jax.random.fold_in(key, number)} if self.inference_dropout else None
+            out = self.generator.apply(
+                variables, image[None], stats=self.stats, dropout=self.inference_dropout, rngs=rngs
+            )
+            return out[0].astype(jnp.float32)
+
+        # One image at a time, so that no image's result depends on its neighbours in the batch.
+        return jax.vmap(one)(images, jnp.arange(images.shape[0]))
+
+    def statistics(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> PyTree:
+        """Norm statistics of a pass over ``inputs["image"]``, to be handed in as ``variables["given_stats"]``.
+
+        The inference mode ``given`` then normalises every tile of one slide alike.
+        """
+        _, new = self.generator.apply(variables, to_unit(inputs["image"]), stats="pooled", mutable=["given_stats"])
+        return new["given_stats"]
+
+    @property
+    def samplers(self) -> dict[str, Sampler]:
+        """``a2b``: inputs ``image``."""
+        return {"a2b": self._a2b}
+
+    @property
+    def preview(self) -> Preview:
+        """Input, output and target of the first validation pairs."""
+        return Preview("a2b", "pairs", lambda fields: {"image": fields["a"]}, (("a", "input"), ("b", "target")))
+
+    @property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """``paired``: PSNR, SSIM, Pearson r and mean absolute error against the targets."""
+        if self.stats == "given":
+            return {}  # without a first pass there is nothing to normalise with
+
+        def accumulate(acc: PyTree, variables: PyTree, batch: Mapping[str, jax.Array], key: jax.Array) -> PyTree:
+            image = self._a2b(variables, {"image": batch["a"]}, key)
+            return paired.accumulate(acc, image, to_unit(batch["b"]), batch["mask"])
+
+        def baselines(train: Iterable[Record], test: Iterable[Record]) -> dict[str, dict[str, float]]:
+            return constant_baselines((r["b"] for r in train), ((r["a"], r["b"]) for r in test))
+
+        return {"paired": Evaluator("pairs", paired.init, accumulate, paired.merge, paired.compute, baselines)}
+
+    @property
+    def monitor(self) -> Monitor:
+        """The best checkpoint is the one with the highest PSNR; there is no early stop."""
+        return Monitor("psnr", "max")

@@ -1,0 +1,259 @@
+"""Joins configuration, data, system, engine and pictures into one training run.
+
+The rooms do not know each other; this file introduces them. Order of creation: configuration ->
+directory -> data -> system -> loop -> results -> report.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from medgen_jax import systems
+from medgen_jax.core import config as configs
+from medgen_jax.core.errors import UserError
+from medgen_jax.core.streams import Stream
+from medgen_jax.data import pipeline, sources
+from medgen_jax.data.checks import check_tables, image_columns, table_for
+from medgen_jax.data.tables import Table
+from medgen_jax.data.transforms import evaluation_view
+from medgen_jax.engine import rundir, runtime
+from medgen_jax.engine.checkpoint import sealed_steps
+from medgen_jax.engine.console import Console
+from medgen_jax.engine.evaluate import Evaluation
+from medgen_jax.engine.loop import Result, Run
+from medgen_jax.engine.writers import write_json
+from medgen_jax.ops.scale import to_unit
+from medgen_jax.systems.base import System
+from medgen_jax.viz import grids
+
+PyTree = Any
+
+#: Records drawn in the grids, and per evaluation batch and device.
+PREVIEW_RECORDS = 4
+EVALUATION_BATCH = 4
+
+
+class Data:
+    """The tables behind a system's streams, opened and checked once."""
+
+    def __init__(self, config: configs.DataConfig, streams: Mapping[str, Stream]):
+        self._config, self._streams = config, streams
+        present = sources.splits(config)
+        wanted = {s.split for s in streams.values()} | ({"val"} & set(present))
+        self._tables = {split: sources.open_tables(config, split) for split in sorted(wanted)}
+        #: Where validation records come from, if there are any.
+        self.evaluation_split = "val" if "val" in present else None
+
+    def table(self, name: str, split: str | None = None) -> Table:
+        """The table that a stream reads, in its own split or in another one.
+
+        Raises:
+          UserError: when the data have no such table.
+        """
+        stream = self._streams[name]
+        return table_for(self._tables[split or stream.split], stream.table or name)
+
+    def check(self) -> None:
+        """Refuse what the streams cannot use, from the file headers alone."""
+        for name, stream in self._streams.items():
+            check_tables({name: self.table(name)}, {name: stream}, self._config)
+            if self.evaluation_split:
+                table = self.table(name, self.evaluation_split)
+                check_tables({name: table}, {name: stream}, self._config, training=False)
+
+    def open_streams(self, seed: int, positions: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Every stream's iterator, from its stored position or the beginning."""
+        return {
+            name: pipeline.iterator(
+                name,
+                stream,
+                self.table(name),
+                self._config,
+                seed=seed,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                state=(positions or {}).get(name),
+            )
+            for name, stream in self._streams.items()
+        }
+
+    def evaluation(self, devices: int) -> Evaluation:
+        """Starts of passes over the validation records, by stream; empty without a val split."""
+        if self.evaluation_split is None:
+            return {}
+        return {
+            name: functools.partial(self._passes, name, EVALUATION_BATCH * devices)
+            for name, stream in self._streams.items()
+            if stream.split == "train"
+        }
+
+    def _passes(self, name: str, size: int) -> Iterator[dict[str, np.ndarray]]:
+        table = self.table(name, self.evaluation_split)
+        return pipeline.evaluation_batches(self._streams[name], table, self._config, size)
+
+    def preview(self, name: str, count: int) -> dict[str, np.ndarray]:
+        """The first ``count`` validation records, else training crops, as one batch of fields."""
+        if self.evaluation_split:
+            batch = next(iter(self._passes(name, count)))
+            kept = int(batch.pop("mask").sum())
+            return {field: values[:kept] for field, values in batch.items()}
+        crops = pipeline.examples(self._streams[name], self.table(name), self._config, 0, 0)
+        found = [crops(i) for i in range(count)]
+        return {field: np.stack([f[field] for f in found]) for field in found[0]}
+
+    def records(self, name: str, split: str) -> Iterator[dict[str, np.ndarray]]:
+        """Single records in stored order, whole, as evaluation sees them."""
+        table = self.table(name, split).select(*image_columns(self._streams[name]))
+        for index in range(len(table)):
+            yield evaluation_view(table.images(index), self._config)
+
+
+def prepare(config: Any) -> tuple[System, Any, Data]:
+    """Open the data, resolve the configuration and build the system.
+
+    Raises:
+      UserError: on anything the user must mend.
+    """
+    configs.validate_types(config)
+    module = systems.load(systems.name_of(config))
+    # The streams are known once the system is built, its schedules once the data are counted.
+    draft = module.build(config)
+    data = Data(config.data, draft.streams)
+    data.check()
+    config = configs.resolve(config, len(data.table(next(iter(draft.streams)))))
+    return module.build(config), config, data
+
+
+def train(
+    config: Any, workdir: str | Path, *, resume: str = "auto", devices: list[jax.Device] | None = None,
+    console: Console | None = None,
+) -> Result | None:  # fmt: skip
+    """Train the system that ``config`` belongs to, resuming what ``workdir`` holds.
+
+    Args:
+      config: a system's Config, engine fields unset.
+      workdir: run directory.
+      resume: ``auto`` goes on from the newest intact checkpoint or starts; ``never`` refuses a
+        directory with checkpoints; ``required`` refuses one without.
+      devices: all when None.
+      console: where messages go.
+
+    Returns:
+      The result, or None when the run had already finished.
+
+    Raises:
+      UserError: bad input, before anything is compiled where possible.
+      Interrupted: stopped by a signal, state saved.
+    """
+    console = console or Console(jax.process_index() == 0)
+    first = jax.process_index() == 0
+    folder = rundir.open_rundir(workdir)
+    with rundir.locked(folder, active=first):
+        system, config, data = prepare(config)
+        _remember(folder, config, resume, console, first)
+        evaluation = data.evaluation(len(devices or jax.devices()))
+        _check_evaluation(system, evaluation)
+        run = Run(
+            system,
+            config,
+            folder,
+            functools.partial(data.open_streams, config.train.seed),
+            evaluation=evaluation,
+            draw=_drawer(system, data, folder, first),
+            finish=functools.partial(_write_results, system, data, folder) if first else None,
+            devices=devices,
+            console=console,
+        )
+        return run()
+
+
+def _remember(folder: Path, config: Any, resume: str, console: Console, first: bool) -> None:
+    """Compare with the run already there, if any, and write ``config.json``."""
+    new = configs.to_dict(config)
+    sealed = sealed_steps(folder / "checkpoints")
+    if sealed and resume == "never":
+        raise UserError(
+            f"--workdir {folder}: holds a run at step {sealed[-1]}; give another directory or --resume=auto"
+        )
+    if not sealed and resume == "required":
+        raise UserError(f"--workdir {folder}: holds no checkpoint to resume; give --resume=auto to start")
+    if sealed:
+        for line in rundir.compare_config(folder, rundir.read_config(folder)["config"], new):
+            console.say(f"warning: {line} differs from the run so far; the result will not equal an uninterrupted run")
+    if first:
+        rundir.write_config(folder, systems.name_of(config), new, runtime.environment())
+
+
+def _check_evaluation(system: System, evaluation: Evaluation) -> None:
+    """Trace every evaluator on its first batch, so that unfit images are refused before training."""
+    variables = jax.eval_shape(lambda key: system.inference_variables(system.init(key)), jax.random.key(0))
+    for evaluator in system.evaluators.values():
+        if evaluator.stream in evaluation:
+            batch = next(iter(evaluation[evaluator.stream]()))
+            try:
+                acc = jax.eval_shape(evaluator.init)
+                jax.eval_shape(evaluator.accumulate, acc, variables, batch, jax.random.key(0))
+            except UserError as error:
+                raise UserError(f"validation images: {error}; resize them or set config.data.load_size") from error
+
+
+def _drawer(system: System, data: Data, folder: Path, first: bool) -> Callable[[int, PyTree], np.ndarray | None] | None:
+    """Draws the system's preview on fixed records into ``samples/``."""
+    preview = system.preview
+    if preview is None:
+        return None
+    fields = data.preview(preview.stream, PREVIEW_RECORDS)
+    count = len(next(iter(fields.values())))
+    sample = jax.jit(system.samplers[preview.sampler])
+
+    def draw(step: int, variables: PyTree) -> np.ndarray | None:
+        output = jax.device_get(sample(variables, preview.inputs(fields), jax.random.key(0)))
+        if not first:
+            return None
+        columns = {title: np.asarray(to_unit(fields[name])) for name, title in preview.shown}
+        columns["output"] = np.asarray(output)
+        picture = grids.grid([[column[i] for column in columns.values()] for i in range(count)], labels=list(columns))
+        grids.save_png(folder / "samples" / f"step_{step:08d}.png", picture)
+        return picture
+
+    return draw
+
+
+def _write_results(
+    system: System, data: Data, folder: Path, numbers: dict[str, Any], step: int, images: int, seconds: float
+) -> None:
+    """``results.json``: the last validation numbers beside what no network at all would score."""
+    split = data.evaluation_split
+    baselines: dict[str, dict[str, float]] = {}
+    for evaluator in system.evaluators.values():
+        if split and evaluator.baselines:
+            training, validation = (data.records(evaluator.stream, s) for s in ("train", split))
+            baselines |= evaluator.baselines(training, validation)
+    scalars = {name: float(v) for name, v in numbers.items() if np.ndim(v) == 0}
+    notes = [] if split else ["the data have no val split: nothing was validated"]
+    content = {
+        "split": split, "metrics": scalars, "baselines": baselines, "step": step, "images": images,
+        "seconds": round(seconds, 1), "notes": notes,
+    }  # fmt: skip
+    write_json(folder / "results.json", content)
+
+
+def summary(workdir: str | Path) -> list[str]:
+    """Lines of a plain table of a finished run's ``results.json``: the model first, then the baselines."""
+    results = json.loads((Path(workdir).expanduser() / "results.json").read_text())
+    metrics = results["metrics"]
+    if not metrics:
+        return [f"trained for {results['step']} steps; {'; '.join(results['notes'])}"]
+    rows = {"this model": metrics, **results["baselines"]}
+    width = max(len(name) for name in (*rows, results["split"]))
+    lines = [f"{results['split']:<{width}}  " + "  ".join(f"{name:>10}" for name in metrics)]
+    for name, values in rows.items():
+        lines.append(f"{name:<{width}}  " + "  ".join(f"{values.get(m, float('nan')):10.4f}" for m in metrics))
+    return lines

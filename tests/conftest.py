@@ -1,0 +1,41 @@
+"""Suite-wide settings: four fake CPU devices, a persistent compile cache, parsed absl flags."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import jax
+import pytest
+from absl import flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache/medgen_jax/xla-tests")
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Grain's worker processes read absl flags, which pytest never parses.
+flags.FLAGS.mark_as_parsed()
+
+
+def shared_folder() -> pathlib.Path:
+    """The folder of shared test material, whether it exists or not."""
+    return pathlib.Path(os.environ.get("MEDGEN_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of shared test material; skips where it is absent."""
+    folder = shared_folder()
+    if not (folder / "data").is_dir():
+        pytest.skip("needs the shared data folder (../shared or MEDGEN_SHARED), which is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+    """The project's root folder."""
+    return ROOT

@@ -1,0 +1,142 @@
+"""The U-Net's sizes, options and messages."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medgen_jax.core.errors import UserError
+from medgen_jax.nn.unet import UNet, valid_size
+
+KEY = jax.random.key(0)
+
+
+def shapes(net: UNet, *shape: int):
+    return jax.eval_shape(lambda: net.init_with_output(KEY, jnp.zeros(shape)))
+
+
+def count(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(("channels", "parameters"), [(3, 54_413_955), (1, 54_407_809)])
+def test_parameters_of_the_reference_unet_256(channels: int, parameters: int) -> None:
+    y, variables = shapes(UNet(channels), 1, 256, 256, channels)
+    assert y.shape == (1, 256, 256, channels)
+    assert count(variables["params"]) == parameters
+
+
+def test_levels_of_the_reference_unet_128() -> None:
+    y, variables = shapes(UNet(3, downs=7), 2, 128, 256, 1)
+    assert y.shape == (2, 128, 256, 3)
+    # One level less than unet_256: two 512 x 512 k4 kernels, one of them on a skip, and two norms.
+    _, bigger = shapes(UNet(3), 1, 256, 256, 1)
+    difference = count(bigger["params"]) - count(variables["params"])
+    assert difference == (512 * 512 + 1024 * 512) * 16 + 4 * 512
+
+
+@pytest.mark.parametrize(("norm", "with_bias"), [("batch", {"up_0"}), ("instance", None), ("none", None)])
+def test_biases_are_left_out_where_batch_norm_has_its_own(norm: str, with_bias: set[str] | None) -> None:
+    _, variables = shapes(UNet(1, ngf=2, downs=6, norm=norm), 1, 64, 64, 1)
+    convolutions = {name: params for name, params in variables["params"].items() if "norm" not in name}
+    assert len(convolutions) == 12
+    biased = {name for name, params in convolutions.items() if "bias" in params}
+    assert biased == (with_bias or set(convolutions))
+
+
+def test_nearest_conv_changes_the_kernels_only() -> None:
+    y, variables = shapes(UNet(2, ngf=4, downs=5, upsample="nearest_conv"), 1, 32, 32, 1)
+    assert y.shape == (1, 32, 32, 2)
+    sides = {name: p["kernel"].shape[0] for name, p in variables["params"].items() if "norm" not in name}
+    assert {side for name, side in sides.items() if name.startswith("up")} == {3}
+    assert {side for name, side in sides.items() if name.startswith("down")} == {4}
+
+
+@pytest.fixture(scope="module")
+def small():
+    net = UNet(1, ngf=4, downs=6)
+    x = jax.random.uniform(KEY, (2, 64, 64, 1), minval=-1)
+    return net, jax.jit(net.init)(KEY, x), x
+
+
+def test_output_is_float32_within_the_unit_range(small) -> None:
+    net, variables, x = small
+    low = UNet(1, ngf=4, downs=6, dtype=jnp.bfloat16)
+    full, half = (jax.jit(n.apply)(variables, x) for n in (net, low))
+    assert full.dtype == half.dtype == jnp.float32
+    assert float(jnp.abs(full).max()) < 1
+    assert 0 < float(jnp.abs(full - half).max()) < 0.05
+
+
+def test_dropout_draws_only_when_asked(small) -> None:
+    net, variables, x = small
+    apply = jax.jit(net.apply, static_argnames=("dropout",))
+    still = apply(variables, x)
+    first, second = (apply(variables, x, rngs={"dropout": jax.random.key(i)}, dropout=True) for i in (1, 2))
+    np.testing.assert_array_equal(first, apply(variables, x, rngs={"dropout": jax.random.key(1)}, dropout=True))
+    assert float(jnp.abs(first - second).max()) > 1e-6
+    assert float(jnp.abs(first - still).max()) > 1e-6
+
+
+def test_dropout_follows_three_levels_of_the_reference_but_not_the_innermost() -> None:
+    sides = []
+
+    def note(call, args, kwargs, context):
+        if isinstance(context.module, nn.Dropout) and context.method_name == "__call__":
+            sides.append(args[0].shape[1])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        shapes(UNet(1, ngf=2), 1, 256, 256, 1)
+        assert sides == [4, 8, 16]
+        shapes(UNet(1, ngf=2, downs=5), 1, 32, 32, 1)
+    assert sides == [4, 8, 16]
+
+
+def test_given_statistics_make_tiles_agree(small) -> None:
+    """The statistics of a first pass make each tile what it was among the others."""
+    net, variables, x = small
+    whole, captured = jax.jit(lambda v, x: net.apply(v, x, stats="pooled", mutable=["given_stats"]))(variables, x)
+    given = jax.jit(lambda v, x: net.apply(v, x, stats="given"))
+    np.testing.assert_allclose(given({**variables, **captured}, x), whole, atol=1e-5)
+    np.testing.assert_allclose(given({**variables, **captured}, x[1:]), whole[1:], atol=1e-5)
+    alone = jax.jit(lambda v, x: net.apply(v, x))(variables, x[1:])
+    assert float(jnp.abs(alone - whole[1:]).max()) > 1e-4
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_blank_tile_has_finite_output_and_gradients(norm: str) -> None:
+    net = UNet(1, ngf=2, downs=5, norm=norm, dtype=jnp.bfloat16)
+    x = jnp.ones((1, 32, 32, 1))
+    params = jax.jit(net.init)(KEY, x)["params"]
+
+    @jax.jit
+    def loss_and_gradient(params, x):
+        return jax.value_and_grad(lambda p, x: jnp.mean(net.apply({"params": p}, x)), argnums=(0, 1))(params, x)
+
+    loss, gradients = loss_and_gradient(params, x)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize(("size", "downs", "nearest"), [(250, 8, 256), (1, 8, 256), (512, 8, 512), (390, 8, 512)])
+def test_valid_size_is_the_nearest_multiple(size: int, downs: int, nearest: int) -> None:
+    assert valid_size(size, downs) == nearest
+
+
+def test_wrong_inputs_are_explained() -> None:
+    with pytest.raises(UserError, match=r"250 x 400 pixels.*multiples of 256; the nearest valid size is 256 x 512"):
+        shapes(UNet(1), 1, 250, 400, 1)
+    with pytest.raises(UserError, match=r"expected \(batch, height, width, channels\)"):
+        shapes(UNet(1), 256, 256, 1)
+    with pytest.raises(UserError, match="4 halvings: at least 5"):
+        shapes(UNet(1, downs=4), 1, 64, 64, 1)
+
+
+def test_wrong_channel_count_is_explained(small) -> None:
+    net, variables, _ = small
+    with pytest.raises(UserError, match="down_0: the input has 3 channels, the weights were made for 1"):
+        jax.eval_shape(net.apply, variables, jnp.zeros((1, 64, 64, 3)))

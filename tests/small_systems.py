@@ -1,0 +1,57 @@
+"""Every registered system at toy size: what the contract tests run. A new system adds its line here."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+
+from medgen_jax import systems
+from medgen_jax.core import config as configs
+from medgen_jax.systems import phases, pix2pix
+
+
+def _pix2pix(**schedule):
+    config = pix2pix.Config()
+    config.data.crop_size = 32
+    config.train.batch_size, config.train.steps = 4, 40
+    config.train.precision = "float32"
+    config.model = pix2pix.ModelConfig(in_channels=1, out_channels=3, ngf=4, ndf=4, downs=5)
+    config.schedule = phases.ScheduleConfig(**schedule)
+    config.optim.ema = 0.9
+    return config
+
+
+CONFIGS = {
+    "pix2pix": _pix2pix,
+    "pix2pix-seed": functools.partial(_pix2pix, kind=phases.Kind.SEED, flag_every=2, max_d_steps=4, g_steps=6),
+}
+
+
+@functools.cache
+def build(name: str):
+    """The system of a toy configuration; one build per name, so that compiled functions are shared."""
+    config = configs.resolve(CONFIGS[name](), num_train=16)
+    return systems.load(systems.name_of(config)).build(config)
+
+
+@functools.cache
+def initial_state(name: str):
+    """Its state at step 0."""
+    return jax.jit(build(name).init)(jax.random.key(0))
+
+
+def batch(name: str, seed: int = 0, records: int | None = None):
+    """Smooth random images and random labels for every stream."""
+    rng = np.random.default_rng(seed)
+
+    def values(field, size):
+        if len(field.shape) != 3:
+            return rng.integers(0, 2, (size, *field.shape)).astype(field.dtype)
+        height, width, channels = field.shape
+        coarse = rng.integers(0, 256, (size, height // 8, width // 8, channels))
+        return coarse.repeat(8, 1).repeat(8, 2).astype(field.dtype)
+
+    streams = build(name).streams.items()
+    return {s: {f: values(field, records or stream.per_step) for f, field in stream.fields} for s, stream in streams}

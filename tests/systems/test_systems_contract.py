@@ -1,0 +1,125 @@
+"""What every system must hold, over the registry: a new system is tested by being listed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_systems
+
+from medgen_jax import systems
+from medgen_jax.core import trees
+from medgen_jax.core.errors import UserError
+from medgen_jax.engine import mesh as meshes
+from medgen_jax.engine.checkpoint import CheckpointStore, load_step
+from medgen_jax.engine.step import fused, guarded
+
+NAMES = sorted(small_systems.CONFIGS)
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def variants(name):
+    return sorted(small_systems.build(name).step_variants)
+
+
+def run_step(name, variant, *, devices=1, donate=False):
+    """State and metrics after one guarded step on ``devices`` devices."""
+    system = small_systems.build(name)
+    mesh = meshes.make_mesh(jax.devices()[:devices])
+    step = fused(guarded(system.step_variants[variant], 4))
+    jitted = jax.jit(step, donate_argnums=(0,) if donate else (), out_shardings=meshes.replicated(mesh))
+    state = jax.device_put(jax.tree.map(jnp.copy, small_systems.initial_state(name)), meshes.replicated(mesh))
+    batch = jax.device_put(small_systems.batch(name), meshes.over_data(mesh))
+    return jax.device_get(jitted(state, (batch,), {}))
+
+
+def test_every_system_has_a_toy_configuration(name):
+    covered = {systems.name_of(make()) for make in small_systems.CONFIGS.values()}
+    assert covered == set(systems.REGISTRY)
+
+
+def test_is_static_and_hashable(name):
+    system = small_systems.build(name)
+    hash(system)
+    arrays = [
+        f.name for f in dataclasses.fields(system) if isinstance(getattr(system, f.name), (jax.Array, np.ndarray))
+    ]
+    assert not arrays
+
+
+def test_build_refuses_a_mistyped_value(name):
+    config = small_systems.CONFIGS[name]()
+    config.train.batch_size = "many"
+    with pytest.raises(UserError, match=r"config\.train\.batch_size = 'many': expected int"):
+        systems.load(systems.name_of(config)).build(config)
+
+
+def test_state_is_float32_and_ema_has_its_own_buffers(name):
+    state = small_systems.initial_state(name)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema))} == {jnp.dtype("float32")}
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.ema))]
+    assert len(set(pointers)) == len(pointers)
+
+
+def test_steps_run_and_change_only_what_is_finite(name):
+    for variant in variants(name):
+        state, metrics = run_step(name, variant)
+        assert int(state.step) == 1 and int(state.images) == 4 and state.skipped.tolist() == [0, 0]
+        assert all(np.isfinite(value).all() for value in metrics.values())
+        moved = jax.tree.map(
+            lambda a, b: bool(np.any(np.asarray(a != b))), state.params, small_systems.initial_state(name).params
+        )
+        assert any(jax.tree.leaves(moved))
+
+
+def test_donated_equals_undonated(name):
+    variant = variants(name)[0]
+    kept, donated = run_step(name, variant), run_step(name, variant, donate=True)
+    assert trees.digest(kept) == trees.digest(donated)
+
+
+def test_four_devices_equal_one(name):
+    for variant in variants(name):
+        (one, one_metrics), (four, four_metrics) = run_step(name, variant), run_step(name, variant, devices=4)
+        for metric, value in one_metrics.items():
+            np.testing.assert_allclose(value, four_metrics[metric], rtol=1e-4, atol=1e-6, err_msg=metric)
+        # Adam's first step has the size of the rate whatever the gradient, so parameters whose gradient
+        # is rounding alone may differ by twice the rate; the bound tells them from wrong ones.
+        distance = jax.tree.map(lambda a, b: float(np.mean(np.abs(a - b))), one.params, four.params)
+        assert max(jax.tree.leaves(distance)) < 4e-5, distance
+
+
+def test_save_and_restore_is_bit_exact(name, tmp_path):
+    state = jax.device_put(run_step(name, variants(name)[0])[0], jax.devices()[0])
+    store = CheckpointStore(tmp_path / "checkpoints")
+    store.save(1, state, {})
+    store.close()
+    target = meshes.abstract(jax.eval_shape(lambda: state), meshes.make_mesh(jax.devices()[:1]))
+    assert trees.digest(load_step(store.folder(1), target)) == trees.digest(state)
+
+
+def test_every_step_lowers_for_every_platform(name):
+    system = small_systems.build(name)
+    state = jax.eval_shape(lambda: small_systems.initial_state(name))
+    batch = jax.eval_shape(lambda: small_systems.batch(name))
+    for variant, step in system.step_variants.items():
+        exported = jax.export.export(jax.jit(step), platforms=PLATFORMS)(state, batch, {})
+        assert set(exported.platforms) == set(PLATFORMS), variant
+
+
+def test_exported_samplers_equal_jitted_ones(name):
+    system = small_systems.build(name)
+    variables = system.inference_variables(small_systems.initial_state(name))
+    preview, key = system.preview, jax.random.key(1)
+    fields = {f: v[:2] for f, v in small_systems.batch(name)[preview.stream].items()}
+    inputs = dict(preview.inputs(fields))
+    jitted = jax.jit(system.samplers[preview.sampler])
+    exported = jax.export.export(jitted, platforms=PLATFORMS)(variables, inputs, key)
+    images = jitted(variables, inputs, key)
+    assert images.dtype == jnp.float32 and float(jnp.max(jnp.abs(images))) <= 1
+    np.testing.assert_allclose(exported.call(variables, inputs, key), images, atol=1e-6)
