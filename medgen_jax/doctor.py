@@ -232,7 +232,7 @@ def check_cache(host: Host) -> Finding:
     if host.cache_error:
         message = f"compile cache {host.cache}: {host.cache_error}; every start compiles anew"
         return Finding("cache", "fault", message, "export MEDGEN_CACHE=DIR with a folder that you can write")
-    text = f"compile cache {host.cache}: {host.cache_bytes / GIB:.2f} GiB"
+    text = f"compile cache {host.cache}: {host.cache_bytes / 2**20:.1f} MiB"
     if host.cache_bytes > 20 * GIB:
         return Finding("cache", "note", text, "delete that folder; it fills again with what is used")
     return Finding("cache", "ok", text)

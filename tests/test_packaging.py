@@ -43,7 +43,7 @@ def wheel(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> pathlib.Path:
     """The wheel's files, as an installation lays them out."""
-    site = tmp_path_factory.mktemp("site")
+    site = tmp_path_factory.mktemp("installed") / "site-packages"
     zipfile.ZipFile(wheel).extractall(site)
     return site
 

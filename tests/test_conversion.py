@@ -1,0 +1,67 @@
+"""Weights of the reference project become a run that translates as the reference would."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medgen_jax import conversion, translation
+from medgen_jax.core.errors import UserError
+from medgen_jax.sampling import load_sampler
+
+torch = pytest.importorskip("torch", reason="needs PyTorch")
+pytestmark = pytest.mark.parity
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A small random generator and discriminator in the reference's files, and the torch modules."""
+    from twins import pix2pix as twins
+
+    folder = tmp_path_factory.mktemp("weights")
+    made = {}
+    for name, module in (
+        ("G", twins.UNet(in_channels=1, out_channels=3, ngf=8, downs=6, norm="batch")),
+        ("D", twins.PatchGAN(in_channels=4, ndf=8, norm="batch")),
+    ):
+        twins.randomise(module, 0)
+        torch.save(module.state_dict(), folder / f"latest_net_{name}.pth")
+        made[name] = module.eval()
+    return folder, made
+
+
+def test_the_converted_run_translates_as_the_reference(files, tmp_path):
+    folder, made = files
+    lines = conversion.pix2pix_from_torch(
+        folder / "latest_net_G.pth", folder / "latest_net_D.pth", tmp_path / "run", size=64
+    )
+    text = "\n".join(lines)
+    assert "1 -> 3 channels, ngf 8, downs 6, batch norm" in text
+    total = sum(p.numel() for p in made["G"].parameters())
+    assert f"{total:,} of {total:,} parameters matched" in text
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 1)).astype(np.float32)
+    ours = np.asarray(load_sampler(tmp_path / "run")({"image": images}))
+    with torch.no_grad():
+        theirs = made["G"](torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+def test_translate_accepts_a_converted_run(files, tmp_path):
+    from PIL import Image
+
+    conversion.pix2pix_from_torch(files[0] / "latest_net_G.pth", None, tmp_path / "run", size=64)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "a.png")
+    assert translation.translate(tmp_path / "run", tmp_path / "a.png", tmp_path / "out") == 1
+
+
+def test_refusals(files, tmp_path):
+    folder, _ = files
+    conversion.pix2pix_from_torch(folder / "latest_net_G.pth", None, tmp_path / "run", size=64)
+    with pytest.raises(UserError, match="holds a run already"):
+        conversion.pix2pix_from_torch(folder / "latest_net_G.pth", None, tmp_path / "run", size=64)
+    with pytest.raises(UserError, match="U-Net"):
+        conversion.pix2pix_from_torch(folder / "latest_net_D.pth", None, tmp_path / "other", size=64)
+    with pytest.raises(UserError, match="nearest valid size is 128"):
+        conversion.pix2pix_from_torch(folder / "latest_net_G.pth", None, tmp_path / "third", size=100)
+    with pytest.raises(UserError, match=r"missing\.pth"):
+        conversion.pix2pix_from_torch(folder / "missing.pth", None, tmp_path / "fourth")
