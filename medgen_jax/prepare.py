@@ -13,27 +13,23 @@ from absl import flags, logging
 from medgen_jax import cli
 from medgen_jax.core.errors import UserError
 
-
-def define_flags() -> None:
-    """Register the command-line flags (once per process)."""
-    flags.DEFINE_string("dataset", None, "what to prepare: paired_folder, unpaired_folder")
-    flags.DEFINE_string("source", None, "directory of the original files")
-    flags.DEFINE_string("data_dir", None, "where prepared data sets are kept")
-    flags.DEFINE_integer("size", None, "resize every image to this square; images keep their size without it")
+_DATASET = flags.DEFINE_string("dataset", None, "What to prepare: paired_folder, unpaired_folder.")
+_SOURCE = flags.DEFINE_string("source", None, "Directory of the original files.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data sets are kept.")
+_SIZE = flags.DEFINE_integer("size", None, "Resize every image to this square; without it images keep their size.")
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> int:
     """Prepare what the flags say."""
     from medgen_jax.data.builders import prepare
 
-    values = flags.FLAGS
-    for name in ("dataset", "source", "data_dir"):
-        if not values[name].value:
-            raise UserError(f"--{name} is missing; see python -m medgen_jax.prepare --help")
+    for flag in (_DATASET, _SOURCE, _DATA_DIR):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing; see python -m medgen_jax.prepare --help")
     logging.set_verbosity(logging.ERROR)  # TFDS warns about a configuration that it does not know by name
-    prepare(values.dataset, values.source, values.data_dir, values.size)
+    prepare(_DATASET.value, _SOURCE.value, _DATA_DIR.value, _SIZE.value)
+    return 0
 
 
 if __name__ == "__main__":
-    define_flags()
     cli.run(main)

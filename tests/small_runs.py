@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import random
+import socket
 
 import numpy as np
 import small_systems
@@ -65,6 +68,15 @@ def config(source, **train):
 def child_environment(**extra):
     """Environment of a child process: the checkout under test, on the CPU."""
     return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | extra
+
+
+def free_port() -> int:
+    """A port below those the system gives to outgoing connections, so that none takes it meanwhile."""
+    for port in random.sample(range(15000, 32000), 100):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def silent():

@@ -9,8 +9,8 @@ import tomllib
 
 import pytest
 
-from medgen_jax import doctor
-from medgen_jax.doctor import GIB, Finding, Gpu, Host
+from medgen_jax import doctor, health
+from medgen_jax.health import GIB, Finding, Gpu, Host
 
 H100 = Gpu("580.65.06", "9.0", "NVIDIA H100")
 OLD_DRIVER = Gpu("535.129.03", "8.0", "NVIDIA A100")
@@ -52,14 +52,14 @@ def with_versions(**changes: str | None) -> dict[str, str]:
 
 
 def test_a_healthy_cpu_host_has_no_findings_to_mend():
-    assert {f.level for f in doctor.examine(HEALTHY)} == {"ok"}
-    assert [f.check for f in doctor.examine(HEALTHY)] == [f.check for f in doctor.examine(sick(gpu=H100))]
+    assert {f.level for f in health.examine(HEALTHY)} == {"ok"}
+    assert [f.check for f in health.examine(HEALTHY)] == [f.check for f in health.examine(sick(gpu=H100))]
 
 
 def test_a_healthy_gpu_host_has_none_either():
     host = sick(versions=HEALTHY.versions | CUDA13, gpu=H100, devices=("gpu", 8, "NVIDIA H100"))
-    assert {f.level for f in doctor.examine(host)} == {"ok"}
-    assert "8 x NVIDIA H100 (gpu)" in [f.message for f in doctor.examine(host)]
+    assert {f.level for f in health.examine(host)} == {"ok"}
+    assert "8 x NVIDIA H100 (gpu)" in [f.message for f in health.examine(host)]
 
 
 FAULTS = {
@@ -145,7 +145,7 @@ FAULTS = {
 
 @pytest.mark.parametrize(("host", "check", "remedy"), FAULTS.values(), ids=FAULTS.keys())
 def test_each_fault_is_found_alone_with_one_remedy(host, check, remedy):
-    faults = [f for f in doctor.examine(host) if f.level == "fault"]
+    faults = [f for f in health.examine(host) if f.level == "fault"]
     assert [(f.check, f.remedy) for f in faults] == [(check, remedy)]
 
 
@@ -161,64 +161,64 @@ NOTES = {
 
 @pytest.mark.parametrize(("host", "check", "remedy"), NOTES.values(), ids=NOTES.keys())
 def test_what_may_be_meant_so_is_a_note(host, check, remedy):
-    (found,) = [f for f in doctor.examine(host) if f.level != "ok"]
+    (found,) = [f for f in health.examine(host) if f.level != "ok"]
     assert (found.level, found.check) == ("note", check)
     assert remedy in found.remedy
 
 
 @pytest.mark.parametrize(("fraction", "level"), [(".5", "ok"), ("0.9", "ok"), ("2", "ok"), ("", "ok"), ("x", "fault")])
 def test_memory_fractions(fraction, level):
-    assert doctor.check_memory(sick(environ={"XLA_CLIENT_MEM_FRACTION": fraction})).level == level
+    assert health.check_memory(sick(environ={"XLA_CLIENT_MEM_FRACTION": fraction})).level == level
 
 
 def test_versions_compare_by_number():
-    assert doctor.numbers("3.0.2rc1") == (3, 0, 2)
-    assert doctor.numbers("2.13.0+cpu") == (2, 13)
-    assert doctor.satisfies("0.10.2", "<=0.10.2,>=0.9")
-    assert not doctor.satisfies("0.9.9", ">=0.10")
-    assert doctor.satisfies("2.0", ">=2")
-    assert not doctor.satisfies("2.0.1", "==2")
-    assert doctor.satisfies("1.0", "")
+    assert health.numbers("3.0.2rc1") == (3, 0, 2)
+    assert health.numbers("2.13.0+cpu") == (2, 13)
+    assert health.satisfies("0.10.2", "<=0.10.2,>=0.9")
+    assert not health.satisfies("0.9.9", ">=0.10")
+    assert health.satisfies("2.0", ">=2")
+    assert not health.satisfies("2.0.1", "==2")
+    assert health.satisfies("1.0", "")
 
 
 def test_requirements_are_taken_apart():
-    assert doctor.split_requirement("jax>=0.10.2") == ("jax", ">=0.10.2", "")
-    assert doctor.split_requirement('jax[cuda13]; extra == "cuda13"') == ("jax", "", "cuda13")
-    assert doctor.split_requirement("ml-collections (>=1.0) ; extra == 'x'") == ("ml-collections", ">=1.0", "x")
+    assert health.split_requirement("jax>=0.10.2") == ("jax", ">=0.10.2", "")
+    assert health.split_requirement('jax[cuda13]; extra == "cuda13"') == ("jax", "", "cuda13")
+    assert health.split_requirement("ml-collections (>=1.0) ; extra == 'x'") == ("ml-collections", ">=1.0", "x")
 
 
 def test_nvidia_answers_are_read():
     smi = "535.129.03, 8.0, NVIDIA A100-SXM4-80GB\n535.129.03, 8.0, NVIDIA A100-SXM4-80GB\n"
-    assert doctor.parse_smi(smi) == Gpu("535.129.03", "8.0", "NVIDIA A100-SXM4-80GB")
-    assert doctor.parse_smi("No devices were found") is None
-    assert doctor.parse_smi("") is None
+    assert health.parse_smi(smi) == Gpu("535.129.03", "8.0", "NVIDIA A100-SXM4-80GB")
+    assert health.parse_smi("No devices were found") is None
+    assert health.parse_smi("") is None
     closed = (
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27 21:21:55 UTC 2021\nGCC version: 9.3.0"
     )
     opened = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build"
-    assert doctor.parse_proc(closed) == Gpu("470.82.01")
-    assert doctor.parse_proc(opened) == Gpu("570.86.15")
-    assert doctor.parse_proc("") is None
+    assert health.parse_proc(closed) == Gpu("470.82.01")
+    assert health.parse_proc(opened) == Gpu("570.86.15")
+    assert health.parse_proc("") is None
 
 
 def test_foreign_libraries_are_found_in_the_library_path(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("libcudnn.so.8", "libcublas.so.12.1", "libz.so.1"):
         (tmp_path / "a" / name).touch()
-    found = doctor.find_gpu_libraries(f"{tmp_path / 'a'}::{tmp_path / 'absent'}")
+    found = health.find_gpu_libraries(f"{tmp_path / 'a'}::{tmp_path / 'absent'}")
     assert [pathlib.Path(f).name for f in found] == ["libcublas.so.12.1", "libcudnn.so.8"]
-    assert doctor.find_gpu_libraries("") == ()
+    assert health.find_gpu_libraries("") == ()
 
 
 def test_extras_are_those_of_the_project(root):
     optional = set(tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"])
-    assert set(doctor.EXTRAS) | set(doctor.CUDA) | {"tpu", "test", "dev"} == optional
-    listed = {doctor.split_requirement(r)[2] for r in doctor.requirements()} - {""}
+    assert set(health.EXTRAS) | set(health.CUDA) | {"tpu", "test", "dev"} == optional
+    listed = {health.split_requirement(r)[2] for r in health.requirements()} - {""}
     assert listed == optional
 
 
 def test_every_finding_of_a_made_up_fault_reads_as_text():
-    text = doctor.report([Finding("disk", "fault", "full", "free some"), Finding("python", "ok", "3.11.7")])
+    text = health.report([Finding("disk", "fault", "full", "free some"), Finding("python", "ok", "3.11.7")])
     assert text.splitlines() == [
         "fault disk           full",
         "      -> free some",
@@ -228,10 +228,10 @@ def test_every_finding_of_a_made_up_fault_reads_as_text():
 
 
 def test_json_and_exit_codes(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "look", lambda: HEALTHY)
+    monkeypatch.setattr(health, "look", lambda: HEALTHY)
     assert doctor.main(["--json"]) == 0
     assert json.loads(capsys.readouterr().out)["healthy"] is True
-    monkeypatch.setattr(doctor, "look", lambda: sick(free_bytes=0))
+    monkeypatch.setattr(health, "look", lambda: sick(free_bytes=0))
     assert doctor.main(["--json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert [f["check"] for f in said["findings"] if f["level"] == "fault"] == ["disk"]
@@ -243,16 +243,16 @@ def test_looking_at_this_machine(tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / "program").write_bytes(b"0" * 100)
-    host = doctor.look({"PATH": "", "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)})
+    host = health.look({"PATH": "", "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)})
     assert host.devices == ("cpu", 1, "cpu")
     assert {"jax", "jaxlib", "flax", "numpy"} <= set(host.versions)
     assert (host.cache, host.cache_error, host.cache_bytes) == (cache, None, 100)
-    for check in (doctor.check_python, doctor.check_packages, doctor.check_jaxlib):
+    for check in (health.check_python, health.check_packages, health.check_jaxlib):
         assert check(host).level == "ok"
 
 
 def test_a_jax_that_cannot_be_asked_is_a_finding(monkeypatch):
-    monkeypatch.setattr(doctor, "_PROBE", "import sys; print('half an answer'); sys.exit('ImportError: broken')")
-    host = doctor.look({"PATH": ""})
+    monkeypatch.setattr(health, "_PROBE", "import sys; print('half an answer'); sys.exit('ImportError: broken')")
+    host = health.look({"PATH": ""})
     assert host.devices is None
-    assert "ImportError: broken" in doctor.check_devices(host).message
+    assert "ImportError: broken" in health.check_devices(host).message

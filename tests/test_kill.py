@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -135,15 +134,9 @@ def test_sigterm_saves_and_exits_75(project):
     assert sealed_steps(workdir / "checkpoints")[-1] == step
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def together(project, workdir, count, *arguments):
     """``count`` processes of one run, joined over the loopback interface."""
-    port = free_port()
+    port = small_runs.free_port()
     flags = ["--multihost", f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}", *arguments]
     return [start(project, workdir, *flags, f"--process_id={i}", JAX_NUM_CPU_DEVICES="2") for i in range(count)]
 
@@ -165,7 +158,8 @@ def test_two_processes_train_like_one(project):
 def test_saved_by_two_processes_resumed_by_one(project):
     workdir = project / "shrunk"
     for process in together(project, workdir, 2, "--config.train.steps=4"):
-        assert finish(process)[0] == 0
+        code, output = finish(process)
+        assert code == 0, output
     code, output = finish(start(project, workdir, "--config.train.steps=8"))
     assert code == 0 and "resuming at step 4" in output, output
     assert losses(workdir)[-1][:2] == (8, 32)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pathlib
 import platform
-import random
 import socket
 import subprocess
 import sys
@@ -15,6 +13,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+import small_runs
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine import runtime
@@ -83,15 +82,6 @@ def test_a_process_uses_the_cache_and_goes_on_without_a_bad_one(tmp_path, root):
 # -- several processes -------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    """A port below those the system gives to outgoing connections, so that none takes it meanwhile."""
-    for port in random.sample(range(15000, 32000), 100):
-        with socket.socket() as s, contextlib.suppress(OSError):
-            s.bind(("", port))
-            return port
-    raise AssertionError("no free port")
-
-
 JOIN = """
 from medgen_jax.engine import runtime
 runtime.start(True, "CACHE", coordinator="127.0.0.1:PORT", num_processes=2, process_id=INDEX,
@@ -109,7 +99,7 @@ def test_two_processes_join_and_see_each_other_with_all_their_devices(tmp_path, 
     # A batch system around them is not asked: jax would leave each process the one GPU of its own number.
     slurm = {"JOB_ID": "1", "STEP_NODELIST": "elsewhere", "NTASKS": "9", "PROCID": "5", "LOCALID": "1"}
     environ = {"JAX_NUM_CPU_DEVICES": "2"} | {f"SLURM_{name}": value for name, value in slurm.items()}
-    code = JOIN.replace("CACHE", str(tmp_path)).replace("PORT", str(free_port()))
+    code = JOIN.replace("CACHE", str(tmp_path)).replace("PORT", str(small_runs.free_port()))
     both = [child(code.replace("INDEX", str(i)), root, **environ) for i in (1, 0)]
     assert [json.loads(answer(p).splitlines()[-1]) for p in both] == [[[0, 1], 2, 4, "all"]] * 2
 
@@ -127,7 +117,7 @@ except UserError as error: print(error)
 
 
 def test_a_late_coordinator_is_one_clear_line():
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{small_runs.free_port()}"
     with pytest.raises(UserError, match=f"--coordinator={address}: no answer within 0.1 s .Connection refused"):
         runtime.start(True, coordinator=address, num_processes=2, process_id=1, initialization_timeout=0.1)
 
