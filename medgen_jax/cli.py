@@ -6,11 +6,17 @@ Exit codes: 0 done; 1 a defect of this program (with a traceback); 2 bad input (
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from medgen_jax.core.errors import UserError
 
@@ -69,12 +75,45 @@ def _fail(message: str) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv), known_only=False)
-    except (KeyError, AttributeError) as error:
-        # config_flags lets the lookup error of a mistyped field through as it is.
-        _fail(f"unknown configuration field: {' '.join(str(a) for a in error.args)}")
     except flags.Error as error:
         _fail(str(error))
+    except Exception as error:
+        # config_flags runs the configuration file, and lets every error in it or of a mistyped field through.
+        _fail(f"{_origin(error)}{_meaning(error)}")
     return []
+
+
+def _origin(error: Exception) -> str:
+    """``file:line: `` of the configuration file that raised, if one did."""
+    own = {str(Path(__file__)), str(Path(config_flags.__file__).parent)}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name in ("get_config", "<module>")]
+    inside = [f for f in frames if not f.filename.startswith(tuple(own)) and "medgen_jax/" not in f.filename]
+    return f"{inside[-1].filename}:{inside[-1].lineno}: " if inside else ""
+
+
+#: How config_flags words a field that is not there: at the end of a dotted name, or on the way.
+_NO_FIELD = (
+    re.compile(r"Field (?P<field>\w+) not found on dataclass <class '(?P<owner>[\w.]+)'>"),
+    re.compile(r"Attribute <class '(?P<owner>[\w.]+)'>\.(?P<field>\w+) does not exist"),
+)
+
+
+def _meaning(error: Exception) -> str:
+    text = " ".join(str(a) for a in error.args)
+    if "issubclass() arg 1 must be a class" in text:
+        return "a Config class has postponed annotations; remove `from __future__ import annotations` from its file"
+    for pattern in _NO_FIELD:
+        if found := pattern.search(text):
+            module, _, name = found["owner"].rpartition(".")
+            near = _nearest(found["field"], getattr(sys.modules.get(module), name, None))
+            return f"unknown configuration field {found['field']!r} of {name}{near}"
+    return f"{type(error).__name__}: {text}"
+
+
+def _nearest(word: str, owner: Any) -> str:
+    names = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
+    near = difflib.get_close_matches(word, names, 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"
 
 
 def run(main: Callable[[list[str]], int | None], takes_config: bool = False) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from medgen_jax.core.errors import UserError
 
@@ -41,6 +42,9 @@ class LoadedSampler:
     function: Any
     jitted: Any
 
+    def __repr__(self) -> str:
+        return f"LoadedSampler({self.name!r} of system {self.system!r})"
+
     def __call__(self, inputs: Mapping[str, Any], key: jax.Array | int = 0) -> jax.Array:
         """Images, float32 NHWC in [-1, 1].
 
@@ -48,9 +52,26 @@ class LoadedSampler:
           inputs: what the sampler names, such as ``{"image": (b, h, w, c)}``: uint8 and uint16 are
             scaled by their range, floats are taken to be in [-1, 1].
           key: a PRNG key or an integer seed; only samplers that draw random numbers use it.
+
+        Raises:
+          UserError: inputs that are no dict, images that are no batch or lie outside [-1, 1].
         """
+        _check(inputs)
         key = jax.random.key(key) if isinstance(key, int) else key
         return self.jitted(self.variables, dict(inputs), key)
+
+
+def _check(inputs: Mapping[str, Any]) -> None:
+    if not isinstance(inputs, Mapping):
+        raise UserError(f"a sampler takes a dict such as {{'image': array}}, not {type(inputs).__name__}")
+    if "image" not in inputs:
+        return
+    image = inputs["image"]
+    if np.ndim(image) != 4:
+        raise UserError(f"'image' has shape {np.shape(image)}; a batch (b, h, w, c) is needed")
+    # Only host arrays: looking at device arrays would wait for them.
+    if isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.size and not np.abs(image).max() <= 1.001:
+        raise UserError("'image' holds floats outside [-1, 1]: scale them, or pass uint8 or uint16")
 
 
 def load_sampler(workdir: str | Path, name: str | None = None, which: str | int = "last") -> LoadedSampler:

@@ -6,6 +6,7 @@ directory -> data -> system -> loop -> results -> report.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +24,11 @@ from medgen_jax.data import pipeline, sources
 from medgen_jax.data.checks import check_tables, image_columns, table_for
 from medgen_jax.data.tables import Table
 from medgen_jax.data.transforms import evaluation_view
-from medgen_jax.engine import rundir, runtime
+from medgen_jax.engine import preflight, rundir, runtime
 from medgen_jax.engine.checkpoint import sealed_steps
 from medgen_jax.engine.console import Console
 from medgen_jax.engine.evaluate import Evaluation
 from medgen_jax.engine.loop import Result, Run
-from medgen_jax.engine.writers import write_json
 from medgen_jax.ops.scale import to_unit
 from medgen_jax.systems.base import System
 from medgen_jax.viz import grids
@@ -121,10 +121,13 @@ def prepare(config: Any) -> tuple[System, Any, Data]:
     Raises:
       UserError: on anything the user must mend.
     """
+    if not dataclasses.is_dataclass(config):
+        raise UserError(f"the configuration is {config!r}: get_config() must return a system's Config")
     configs.validate_types(config)
     module = systems.load(systems.name_of(config))
     # The streams are known once the system is built, its schedules once the data are counted.
     draft = module.build(config)
+    preflight.check_system(draft)
     data = Data(config.data, draft.streams)
     data.check()
     config = configs.resolve(config, len(data.table(next(iter(draft.streams)))))
@@ -159,7 +162,7 @@ def train(
         system, config, data = prepare(config)
         _remember(folder, config, resume, console, first)
         evaluation = data.evaluation(len(devices or jax.devices()))
-        _check_evaluation(system, evaluation)
+        preflight.check_evaluation(system, evaluation)
         run = Run(
             system,
             config,
@@ -167,7 +170,7 @@ def train(
             functools.partial(data.open_streams, config.train.seed),
             evaluation=evaluation,
             draw=_drawer(system, data, folder, first),
-            finish=functools.partial(_write_results, system, data, folder) if first else None,
+            context=functools.partial(_context, system, data),
             devices=devices,
             console=console,
         )
@@ -191,58 +194,41 @@ def _remember(folder: Path, config: Any, resume: str, console: Console, first: b
         rundir.write_config(folder, systems.name_of(config), new, runtime.environment())
 
 
-def _check_evaluation(system: System, evaluation: Evaluation) -> None:
-    """Trace every evaluator on its first batch, so that unfit images are refused before training."""
-    variables = jax.eval_shape(lambda key: system.inference_variables(system.init(key)), jax.random.key(0))
-    for evaluator in system.evaluators.values():
-        if evaluator.stream in evaluation:
-            batch = next(iter(evaluation[evaluator.stream]()))
-            try:
-                acc = jax.eval_shape(evaluator.init)
-                jax.eval_shape(evaluator.accumulate, acc, variables, batch, jax.random.key(0))
-            except UserError as error:
-                raise UserError(f"validation images: {error}; resize them or set config.data.load_size") from error
-
-
 def _drawer(system: System, data: Data, folder: Path, first: bool) -> Callable[[int, PyTree], np.ndarray | None] | None:
     """Draws the system's preview on fixed records into ``samples/``."""
     preview = system.preview
     if preview is None:
         return None
     fields = data.preview(preview.stream, PREVIEW_RECORDS)
-    count = len(next(iter(fields.values())))
+    inputs = jax.device_get(dict(preview.inputs(fields, jax.random.key(0))))
     sample = jax.jit(system.samplers[preview.sampler])
 
     def draw(step: int, variables: PyTree) -> np.ndarray | None:
-        output = jax.device_get(sample(variables, preview.inputs(fields), jax.random.key(0)))
+        output = np.asarray(jax.device_get(sample(variables, inputs, jax.random.key(0))))
         if not first:
             return None
-        columns = {title: np.asarray(to_unit(fields[name])) for name, title in preview.shown}
-        columns["output"] = np.asarray(output)
-        picture = grids.grid([[column[i] for column in columns.values()] for i in range(count)], labels=list(columns))
+        columns = {title: np.asarray(to_unit({**fields, **inputs}[name])) for name, title in preview.shown}
+        columns["output"] = output
+        rows = [[column[i] for column in columns.values()] for i in range(len(output))]
+        picture = grids.grid(rows, labels=list(columns))
         grids.save_png(folder / "samples" / f"step_{step:08d}.png", picture)
         return picture
 
     return draw
 
 
-def _write_results(
-    system: System, data: Data, folder: Path, numbers: dict[str, Any], step: int, images: int, seconds: float
-) -> None:
-    """``results.json``: the last validation numbers beside what no network at all would score."""
+def _context(system: System, data: Data) -> dict[str, Any]:
+    """What ``results.json`` says beside the run's own numbers: what no network at all would score."""
     split = data.evaluation_split
     baselines: dict[str, dict[str, float]] = {}
     for evaluator in system.evaluators.values():
         if split and evaluator.baselines:
             training, validation = (data.records(evaluator.stream, s) for s in ("train", split))
             baselines |= evaluator.baselines(training, validation)
-    scalars = {name: float(v) for name, v in numbers.items() if np.ndim(v) == 0}
     notes = [] if split else ["the data have no val split: nothing was validated"]
-    content = {
-        "split": split, "metrics": scalars, "baselines": baselines, "step": step, "images": images,
-        "seconds": round(seconds, 1), "notes": notes,
-    }  # fmt: skip
-    write_json(folder / "results.json", content)
+    if split and not system.evaluators:
+        notes = ["the system has no evaluators: nothing was validated"]
+    return {"split": split, "baselines": baselines, "notes": notes}
 
 
 def summary(workdir: str | Path) -> list[str]:

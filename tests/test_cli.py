@@ -63,7 +63,9 @@ def test_config_argument_is_resolved_in_both_spellings():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=quickstart", "--config.optim.lrate=1"], "unknown configuration field: .*lrate"),
+        (["--config=quickstart", "--config.data.crop_sise=1"], "'crop_sise' of DataConfig; did you mean 'crop_size'"),
+        (["--config=quickstart", "--config.dat.bits=8"], "'dat' of Config; did you mean 'data'"),
+        (["--config=quickstart", "--config.optim.lrate=1"], "unknown configuration field 'lrate' of OptimConfig"),
         (["--config=quickstart", "--config.train.seed=x"], "config.train.seed=x"),
         (["--config=quickstart", "--config.model.norm=layer"], r"config\.model\.norm=layer.*batch\|instance"),
         (["--config=nothing"], "--config nothing: no such file"),
@@ -77,6 +79,21 @@ def test_a_wrong_command_is_answered_in_one_line(tmp_path, arguments, message):
     done = command("train", *(word.format(tmp=tmp_path) for word in arguments))
     assert re.search(message, error_of(done)), done.stderr
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("    config.data.crop_sise = 3", r"own\.py:5: AttributeError: .*crop_sise"),
+        ("    return None", r"get_config\(\) must return a system's Config"),
+        ("    import nonsense", r"own\.py:5: ModuleNotFoundError: .*nonsense"),
+    ],
+)
+def test_errors_in_a_configuration_file_name_its_line(tmp_path, body, message):
+    lines = ["from medgen_jax.systems.pix2pix import Config", "", "def get_config():", "    config = Config()", body]
+    (tmp_path / "own.py").write_text("\n".join([*lines, "    return config", ""]))
+    done = command("train", "--config", tmp_path / "own.py", "--workdir", tmp_path / "run")
+    assert re.search(message, error_of(done)), done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +131,12 @@ def test_dry_run_prices_a_run_and_writes_nothing(trained):
     assert not (folder / "dry").exists()
 
 
-def test_translate_round_trip(trained, tmp_path):
+def test_translate_takes_relative_paths(trained):
     folder, _ = trained
-    arguments = ["--workdir", folder / "run", "--input", folder / "data/val/A", "--output", tmp_path / "out"]
-    done = command("translate", *arguments, cwd=tmp_path)
+    arguments = ["--workdir", "run", "--input", "data/val/A", "--output", "out"]
+    done = command("translate", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "3 images written" in done.stdout
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.png", "1.png", "2.png"]
-    again = command("translate", *arguments)
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["0.png", "1.png", "2.png"]
+    again = command("translate", *arguments, cwd=folder)
     assert "exists already" in error_of(again)

@@ -45,6 +45,17 @@ def test_a_loaded_sampler_is_the_trained_one(run):
     assert sampler.system == "pix2pix" and sampler.name == "a2b" and expected.shape == (2, 32, 32, 3)
 
 
+def test_inputs_that_are_no_batch_of_images_are_refused(run):
+    sampler = load_sampler(run[0])
+    with pytest.raises(UserError, match="takes a dict"):
+        sampler(image())
+    with pytest.raises(UserError, match=r"has shape \(32, 32, 1\); a batch"):
+        sampler({"image": image()[0]})
+    with pytest.raises(UserError, match=r"floats outside \[-1, 1\]"):
+        sampler({"image": image().astype(np.float32)})
+    assert repr(sampler) == "LoadedSampler('a2b' of system 'pix2pix')"
+
+
 def test_dtypes_agree_and_a_function_embeds(run):
     sampler = load_sampler(run[0])
     raw = image()

@@ -64,12 +64,17 @@ class TrainConfig:
 class Monitor:
     """Which validation number decides which checkpoint is best, and when to stop early.
 
-    ``patience`` counts evaluations without improvement; None never stops early.
+    ``mode`` is ``min`` or ``max``; ``patience`` counts evaluations without improvement, None never
+    stops early.
     """
 
     name: str
-    mode: str = "min"  # min | max
+    mode: str = "min"
     patience: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("min", "max"):
+            raise UserError(f"monitor {self.name!r}: mode is {self.mode!r}, must be min or max")
 
 
 #: Fields that the engine writes; a user who sets them is told so.

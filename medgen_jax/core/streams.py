@@ -18,11 +18,13 @@ class Field:
     """Shape and dtype of one record's entry, without the batch axis.
 
     Images are HWC, ``uint8`` or ``uint16`` (raw values; scaled on the device). Labels have shape
-    ``()`` and dtype ``int32``.
+    ``()`` and dtype ``int32``. ``setting`` names the configuration field that sets the number of
+    channels, for the message when files have another one.
     """
 
     shape: tuple[int, ...]
     dtype: str = "uint8"
+    setting: str = ""
 
 
 @dataclass(frozen=True)

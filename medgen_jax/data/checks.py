@@ -8,12 +8,9 @@ import numpy as np
 
 from medgen_jax.core.config import DataConfig
 from medgen_jax.core.errors import UserError
-from medgen_jax.core.streams import Stream
+from medgen_jax.core.streams import Field, Stream
 from medgen_jax.data.images import ImageHeader
 from medgen_jax.data.tables import Table
-
-#: Which configuration field holds the channel count of a column, unless the caller says otherwise.
-CHANNEL_FIELDS = {"a": "config.model.in_channels", "b": "config.model.out_channels"}
 
 
 def table_for(tables: Mapping[str, Table], stream: str) -> Table:
@@ -35,7 +32,6 @@ def check_tables(
     config: DataConfig,
     *,
     training: bool = True,
-    channel_fields: Mapping[str, str] = CHANNEL_FIELDS,
 ) -> None:
     """Check every record that the streams will read, from headers only.
 
@@ -45,7 +41,6 @@ def check_tables(
       config: bits, load_size and crop_size that the records must fit.
       training: True when records are cropped to ``crop_size``; False for evaluation, where they
         keep their size and must all have the same.
-      channel_fields: column -> configuration field named when its channel count is wrong.
 
     Raises:
       UserError: naming the first record at fault and the remedy.
@@ -54,13 +49,13 @@ def check_tables(
         table = table_for(tables, name)
         images = image_columns(stream)
         _check_columns(name, stream, table)
-        channels = {c: f.shape[-1] for c, f in stream.fields if c in images}
+        fields = dict(stream.fields)
+        _check_wire(name, {column: fields[column] for column in images}, config.bits)
         first: tuple[int, int] | None = None
         for index in range(len(table)):
             headers = {column: table.header(index, column) for column in images}
             for column, header in headers.items():
-                field = channel_fields.get(column, "the system's number of channels")
-                _check_type(table.origin(index, column), header, channels[column], config.bits, field)
+                _check_type(table.origin(index, column), header, fields[column], config.bits)
             if config.load_size is not None or not headers:
                 continue
             size = _common_size(table, index, headers)
@@ -92,16 +87,26 @@ def _check_columns(name: str, stream: Stream, table: Table) -> None:
         raise UserError(f"config.data.source: the table {name!r} is empty")
 
 
-def _check_type(where: str, header: ImageHeader, channels: int, bits: int, field: str) -> None:
+def _check_wire(name: str, fields: Mapping[str, Field], bits: int) -> None:
+    for column, field in fields.items():
+        if field.dtype != f"uint{bits}":
+            raise UserError(
+                f"stream {name!r}: the system takes {column!r} as {field.dtype}, config.data.bits = {bits}; "
+                f"the two must agree: set config.data.bits={field.dtype.removeprefix('uint')}"
+            )
+
+
+def _check_type(where: str, header: ImageHeader, field: Field, bits: int) -> None:
     if header.bits != bits:
         raise UserError(
             f"{where}: has {header.bits} bits per sample, config.data.bits = {bits}; "
             f"set config.data.bits={header.bits} or convert the file, all files alike"
         )
-    if header.channels != channels:
+    if header.channels != field.shape[-1]:
+        remedy = f"set {field.setting}={header.channels} or convert" if field.setting else "convert"
         raise UserError(
-            f"{where}: has {header.channels} channel(s), the configuration expects {channels}; "
-            f"set {field}={header.channels} or convert the file, all files alike"
+            f"{where}: has {header.channels} channel(s), the system takes {field.shape[-1]}; "
+            f"{remedy} the file, all files alike"
         )
 
 

@@ -53,7 +53,8 @@ def load_step(folder: Path, abstract_state: PyTree) -> PyTree:
       UserError: when the stored tree does not fit.
     """
     try:
-        return _orbax().load_checkpointables(folder, {"state": abstract_state})["state"]
+        # Orbax takes a relative path for a directory without checkpoints.
+        return _orbax().load_checkpointables(folder.absolute(), {"state": abstract_state})["state"]
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UserError(f"{folder}: does not fit this configuration: {lines[0][:300]}") from error

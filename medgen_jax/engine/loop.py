@@ -25,10 +25,11 @@ from medgen_jax.engine.evaluate import Evaluation, Evaluators
 from medgen_jax.engine.interrupt import EXIT_CODES, Interrupted, Interrupts
 from medgen_jax.engine.prefetch import Prefetcher, StreamIterator
 from medgen_jax.engine.step import CompiledSteps, abstract_state, init_state
-from medgen_jax.engine.writers import MetricWriter
+from medgen_jax.engine.writers import MetricWriter, write_json
 from medgen_jax.systems.base import System, TrainState
 
 PyTree = Any
+RESULTS = "results.json"
 #: Starts every stream, from the stored positions or (None) from the beginning.
 OpenStreams = Callable[[dict[str, Any] | None], Mapping[str, StreamIterator]]
 
@@ -82,8 +83,7 @@ class Run:
       open_streams: starts the training streams.
       evaluation: evaluation batches by stream name; evaluators without data do not run.
       draw: ``(step, variables) -> image array (h, w, c) uint8 or None``: the grid of fixed inputs.
-      finish: ``(numbers, step, images, seconds)``, called once with the last validation numbers, before
-        the checkpoint that says the run is finished.
+      context: gives what ``results.json`` says beside the run's own numbers (baselines, notes).
       frozen: fixed weights by name, as ``system.frozen_names`` asks for.
       frozen_digests: their hashes, compared on resume.
       devices: which devices to use; all when None.
@@ -98,7 +98,7 @@ class Run:
         *,
         evaluation: Evaluation | None = None,
         draw: Callable[[int, PyTree], np.ndarray | None] | None = None,
-        finish: Callable[[dict[str, Any], int, int, float], None] | None = None,
+        context: Callable[[], dict[str, Any]] | None = None,
         frozen: Mapping[str, PyTree] | None = None,
         frozen_digests: Mapping[str, str] | None = None,
         devices: list[jax.Device] | None = None,
@@ -112,7 +112,7 @@ class Run:
         self.store = CheckpointStore(workdir / "checkpoints", self.train.keep, self.console.say)
         self._open_streams = open_streams
         self._evaluators = Evaluators(system, evaluation or {}, self.mesh)
-        self._draw, self._finish = draw, finish
+        self._draw, self._context = draw, context
         self._frozen = jax.device_put(dict(frozen or {}), meshes.replicated(self.mesh))
         self._frozen_digests = dict(frozen_digests or {})
         self._compiled = CompiledSteps(system, self.mesh, self.console.waiting)
@@ -140,7 +140,7 @@ class Run:
           UserError: on bad input, a failed save, or too many non-finite steps.
         """
         progress, state = self._restore()
-        if progress.finished(self.total):
+        if state is None and progress.finished(self.total):
             self.store.close()
             self.console.say(f"this run is finished (step {progress.step}); nothing to do")
             return None
@@ -165,7 +165,7 @@ class Run:
             raise UserError(
                 f"{self.workdir}: the fixed weights {sorted(progress.frozen)} are not those it was started with"
             )
-        if progress.finished(self.total):
+        if progress.finished(self.total) and (self.workdir / RESULTS).exists():
             return progress, None
         self.console.say(f"resuming at step {step} of {self.total}")
         target = meshes.abstract(abstract_state(self.system), self.mesh)
@@ -190,26 +190,45 @@ class Run:
             progress.step += length
             progress.positions = items[-1].positions
             self.console.advance(length)
-            step, at_end = progress.step, progress.finished(self.total)
+            step, last = progress.step, progress.step >= self.total
             if _on(step, self.system.flag_every):
                 progress.flags = self._latch(state)
-            if _on(step, self.train.log_every) or at_end:
+            if _on(step, self.train.log_every) or last:
                 self._log(state, pending, clock, progress, writer)
                 pending = []
+            if last:
+                break
             improved = False
-            if _on(step, self.train.eval_every) or at_end:
+            if _on(step, self.train.eval_every):
                 numbers, improved = self._evaluate(state, progress, writer, clock)
-                at_end = progress.finished(self.total)  # an evaluation may end the run
-            if _on(step, self.train.sample_every) or at_end:
+            if _on(step, self.train.sample_every):
                 self._sample(state, step, writer)
             signal = interrupts.requested(may_communicate=_on(step, self.train.log_every))
-            if at_end and self._finish is not None:
-                self._finish(numbers, step, int(jax.device_get(state.images)), clock.seconds())
-            if _on(step, self.train.save_every) or improved or at_end or signal:
+            if _on(step, self.train.save_every) or improved or progress.stopped_early or signal:
                 self._save(state, progress, clock)
-            if signal and not at_end:
+            if signal:
                 raise self._interrupted(signal, step)
-        self.store.wait()
+        return self._conclude(state, progress, numbers, writer, clock)
+
+    def _conclude(
+        self, state: TrainState, progress: Progress, numbers: dict[str, Any], writer: MetricWriter, clock: _Clock
+    ) -> Result:
+        """Last numbers, grid, checkpoint and ``results.json``, whose presence says the run is finished."""
+        try:
+            if not (progress.stopped_early and numbers):  # else it has just been evaluated
+                numbers, _ = self._evaluate(state, progress, writer, clock)
+            self._sample(state, progress.step, writer)
+        finally:
+            self._save(state, progress, clock)  # whatever fails in an evaluation, the training is kept
+            self.store.wait()
+        if jax.process_index() == 0:
+            own = {
+                "step": progress.step,
+                "images": int(jax.device_get(state.images)),
+                "seconds": round(clock.seconds(), 1),
+                "metrics": _scalars(numbers),
+            }
+            write_json(self.workdir / RESULTS, own | (self._context() if self._context else {}))
         return Result(state, progress.step, numbers, clock.seconds(), self._compiled.seconds)
 
     # -- parts of it -----------------------------------------------------------------------------
@@ -262,8 +281,10 @@ class Run:
         if not self._evaluators:
             return {}, False
         numbers = self._evaluators(self.system.inference_variables(state), jax.random.key(self.train.seed))
-        scalars = {n: float(v) for n, v in numbers.items() if np.ndim(v) == 0}
+        scalars = _scalars(numbers)
         writer.write(progress.step, int(jax.device_get(state.images)), clock.seconds(), "val", scalars)
+        said = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        self.console.say(f"validation at step {progress.step}: {said}")
         clock.lap()  # evaluation does not count in images per second
         return numbers, self._judge(scalars, progress)
 
@@ -315,6 +336,10 @@ class _Clock:
         now = time.perf_counter()
         elapsed, self._lap = now - self._lap, now
         return elapsed
+
+
+def _scalars(numbers: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in numbers.items() if np.ndim(value) == 0}
 
 
 def _on(step: int, every: int) -> bool:

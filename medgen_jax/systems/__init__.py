@@ -7,6 +7,7 @@ here that defines ``Config`` and ``build`` (see `base`), one line in `REGISTRY`,
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from types import ModuleType
 from typing import Any
@@ -19,10 +20,23 @@ REGISTRY: dict[str, str] = {
 
 
 def load(name: str) -> ModuleType:
-    """Import the module of a registered system."""
+    """Import the module of a registered system and see that it has what the engine asks for.
+
+    Raises:
+      UserError: an unknown name, or what the module lacks.
+    """
     if name not in REGISTRY:
         raise UserError(f"system {name!r} is unknown; known are: {', '.join(sorted(REGISTRY))}")
-    return importlib.import_module(REGISTRY[name])
+    module = importlib.import_module(REGISTRY[name])
+    for member in ("Config", "build"):
+        if not hasattr(module, member):
+            raise UserError(f"{REGISTRY[name]}: defines no {member}; see medgen_jax/systems/base.py")
+    missing = {"data", "train", "num_train", "steps_per_epoch"} - {f.name for f in dataclasses.fields(module.Config)}
+    if missing:
+        raise UserError(
+            f"{REGISTRY[name]}.Config: lacks the field {sorted(missing)[0]!r}; see medgen_jax/systems/base.py"
+        )
+    return module
 
 
 def name_of(config: Any) -> str:

@@ -109,13 +109,13 @@ class Preview(NamedTuple):
     Attributes:
       sampler: name of the sampler that draws.
       stream: the stream whose first evaluation (else training) records are the fixed inputs.
-      inputs: ``fields -> sampler inputs``.
-      shown: ``(field, column title)`` of what stands left of the output for comparison.
+      inputs: ``(fields, key) -> sampler inputs``; the key is the same at every drawing.
+      shown: ``(field or sampler input, column title)`` of what stands left of the output.
     """
 
     sampler: str
     stream: str
-    inputs: Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]]
+    inputs: Callable[[Mapping[str, jax.Array], jax.Array], Mapping[str, jax.Array]]
     shown: tuple[tuple[str, str], ...] = ()
 
 

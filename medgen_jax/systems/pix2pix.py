@@ -179,7 +179,8 @@ class Pix2Pix(System):
     @property
     def streams(self) -> dict[str, Stream]:
         """``pairs``, and for the seed's schedule ``heldout`` pairs of the val split."""
-        a, b = (Field((self.size, self.size, c), self.wire) for c in self.channels)
+        settings = ("config.model.in_channels", "config.model.out_channels")
+        a, b = (Field((self.size, self.size, c), self.wire, s) for c, s in zip(self.channels, settings, strict=True))
         pairs = Stream((("a", a), ("b", b)), self.batch_size)
         if not self.schedule.alternating:
             return {"pairs": pairs}
@@ -403,7 +404,8 @@ class Pix2Pix(System):
     @property
     def preview(self) -> Preview:
         """Input, output and target of the first validation pairs."""
-        return Preview("a2b", "pairs", lambda fields: {"image": fields["a"]}, (("a", "input"), ("b", "target")))
+        shown = (("a", "input"), ("b", "target"))
+        return Preview("a2b", "pairs", lambda fields, key: {"image": fields["a"]}, shown)
 
     @property
     def evaluators(self) -> dict[str, Evaluator]:

@@ -48,7 +48,8 @@ def unpaired(tmp_path):
 
 
 def pairs_stream(size=16):
-    return {"pairs": Stream((("a", Field((size, size, 1))), ("b", Field((size, size, 3)))), 2)}
+    a = Field((size, size, 1), setting="config.model.in_channels")
+    return {"pairs": Stream((("a", a), ("b", Field((size, size, 3)))), 2)}
 
 
 def test_paired_layout(paired):
@@ -176,11 +177,23 @@ def test_check_names_the_file_and_the_remedy(paired, monkeypatch, kind, change, 
         check_tables(open_tables(config, "train"), pairs_stream(), config)
 
 
-def test_channel_message_names_the_field_of_the_caller(paired):
+def test_channel_message_names_the_setting_of_the_field(paired):
     config = DataConfig(source=str(paired), crop_size=16)
-    streams = {"b": Stream((("b", Field((16, 16, 1))),), 1)}
-    with pytest.raises(UserError, match=r"config\.gen\.channels=3"):
-        check_tables(open_tables(config, "train"), streams, config, channel_fields={"b": "config.gen.channels"})
+    tables = open_tables(config, "train")
+    for setting, words in (
+        ("config.gen.channels", r"set config\.gen\.channels=3 or convert"),
+        ("", "takes 1; convert"),
+    ):
+        streams = {"b": Stream((("b", Field((16, 16, 1), setting=setting)),), 1)}
+        with pytest.raises(UserError, match=words):
+            check_tables(tables, streams, config)
+
+
+def test_a_field_of_another_depth_than_the_data_is_refused(paired):
+    config = DataConfig(source=str(paired), crop_size=16)
+    streams = {"b": Stream((("b", Field((16, 16, 3), "uint16")),), 1)}
+    with pytest.raises(UserError, match=r"takes 'b' as uint16, config\.data\.bits = 8.*config\.data\.bits=16"):
+        check_tables(open_tables(config, "train"), streams, config)
 
 
 def test_small_images_ask_for_load_size(paired):

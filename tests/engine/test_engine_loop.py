@@ -28,7 +28,7 @@ def toy_config(**train):
     return config
 
 
-def toy_run(folder, config, *, bad=(), devices=1, draw=None, evaluate=False, finish=None, scale=0.5):
+def toy_run(folder, config, *, bad=(), devices=1, draw=None, evaluate=False, context=None, scale=0.5):
     config = configs.resolve(config, 10)
     system = toy_system.build(config)
 
@@ -46,7 +46,7 @@ def toy_run(folder, config, *, bad=(), devices=1, draw=None, evaluate=False, fin
         open_streams,
         evaluation={"left": evaluation} if evaluate else None,
         draw=draw,
-        finish=finish,
+        context=context,
         frozen={"scale": np.float32(scale)},
         frozen_digests={"scale": str(scale)},
         devices=jax.devices()[:devices],
@@ -161,11 +161,24 @@ def test_early_stopping_is_remembered(tmp_path):
     assert toy_run(tmp_path, config, evaluate=True, scale=0.0)() is None
 
 
-def test_finish_runs_once_before_the_last_checkpoint(tmp_path):
-    calls = []
-    toy_run(tmp_path, toy_config(), evaluate=True, finish=lambda *a: calls.append(a))()
-    numbers, step, images, seconds = calls[0]
-    assert len(calls) == 1 and step == 20 and images == 80 and "error" in numbers and seconds > 0
+def test_results_are_written_with_their_context(tmp_path):
+    result = toy_run(tmp_path, toy_config(), evaluate=True, context=lambda: {"notes": ["n"]})()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["step"] == 20 and results["images"] == 80 and results["notes"] == ["n"]
+    assert results["metrics"] == {"error": pytest.approx(result.numbers["error"])}
+
+
+def test_a_failure_after_the_last_step_loses_nothing(tmp_path):
+    def broken(step, variables):
+        raise RuntimeError("no ink")
+
+    with pytest.raises(RuntimeError, match="no ink"):
+        toy_run(tmp_path, toy_config(), evaluate=True, draw=broken)()
+    assert not (tmp_path / "results.json").exists()
+    result = toy_run(tmp_path, toy_config(), evaluate=True)()  # concludes without another step
+    assert result.step == 20 and result.compile_seconds == {}
+    assert (tmp_path / "results.json").exists()
+    assert toy_run(tmp_path, toy_config(), evaluate=True)() is None
 
 
 def test_changed_fixed_weights_are_refused(tmp_path):

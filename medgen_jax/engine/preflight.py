@@ -1,0 +1,79 @@
+"""Check a system against its own contract before anything is compiled; nothing is computed.
+
+A wrong name in an evaluator, monitor or preview would otherwise surface after the training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from medgen_jax.core.errors import UserError
+from medgen_jax.engine.evaluate import Evaluation
+from medgen_jax.engine.step import abstract_state
+from medgen_jax.systems.base import Preview, System, TrainState
+
+PyTree = Any
+
+
+def check_system(system: System) -> None:
+    """Trace the state, every step variant, the inference variables and the preview.
+
+    Raises:
+      UserError: naming the member that does not fit the others.
+    """
+    if not system.streams:
+        raise UserError("the system has no streams; the first one counts the images")
+    state = abstract_state(system)
+    if not isinstance(state, TrainState):
+        raise UserError(f"init returns {type(state).__name__}, not a TrainState; use systems.base.new_state")
+    flags = (0,) * (state.extra["flags"].shape[0] if system.flag_every else 0)
+    variant = system.variant(0, flags)
+    if variant not in system.step_variants:
+        raise UserError(f"variant() answers {variant!r}, step_variants has: {', '.join(sorted(system.step_variants))}")
+    for name, evaluator in system.evaluators.items():
+        if evaluator.stream not in system.streams:
+            raise UserError(f"evaluator {name!r} reads stream {evaluator.stream!r}; {_has(system)}")
+    if system.monitor is not None and not system.evaluators:
+        raise UserError(f"the monitor waits for {system.monitor.name!r}, but the system has no evaluators")
+    variables = jax.eval_shape(system.inference_variables, state)
+    if system.preview is not None:
+        _check_preview(system, system.preview, variables)
+
+
+def _has(system: System) -> str:
+    return f"the streams are: {', '.join(system.streams)}"
+
+
+def _check_preview(system: System, preview: Preview, variables: PyTree) -> None:
+    if preview.sampler not in system.samplers:
+        raise UserError(f"the preview draws sampler {preview.sampler!r}; there are: {', '.join(system.samplers)}")
+    if preview.stream not in system.streams:
+        raise UserError(f"the preview reads stream {preview.stream!r}; {_has(system)}")
+    fields = system.streams[preview.stream].zeros(1)
+    try:
+        inputs = jax.eval_shape(preview.inputs, fields, jax.random.key(0))
+        jax.eval_shape(system.samplers[preview.sampler], variables, inputs, jax.random.key(0))
+    except KeyError as error:
+        raise UserError(f"the preview or sampler {preview.sampler!r} asks for {error}, which is not there") from error
+    for name, title in preview.shown:
+        if name not in {*fields, *inputs}:
+            raise UserError(f"the preview shows {name!r} ({title}); there are: {', '.join([*fields, *inputs])}")
+
+
+def check_evaluation(system: System, evaluation: Evaluation) -> None:
+    """Trace every evaluator on its first batch, so that unfit images are refused before training.
+
+    Raises:
+      UserError: what the evaluator says of the images.
+    """
+    variables = jax.eval_shape(lambda key: system.inference_variables(system.init(key)), jax.random.key(0))
+    for evaluator in system.evaluators.values():
+        if evaluator.stream in evaluation:
+            batch = next(iter(evaluation[evaluator.stream]()))
+            try:
+                acc = jax.eval_shape(evaluator.init)
+                jax.eval_shape(evaluator.accumulate, acc, variables, batch, jax.random.key(0))
+            except UserError as error:
+                raise UserError(f"validation images: {error}; resize them or set config.data.load_size") from error

@@ -1,0 +1,62 @@
+"""A system whose members do not fit each other is refused before anything is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import toy_system
+
+from medgen_jax.core import config as configs
+from medgen_jax.core.config import Monitor
+from medgen_jax.core.errors import UserError
+from medgen_jax.engine.preflight import check_system
+from medgen_jax.systems.base import Evaluator, Preview
+
+
+def toy(**members):
+    """The toy with some members replaced."""
+    config = toy_system.Config()
+    config.train.steps = 4
+    whole = toy_system.build(configs.resolve(config, 4))
+    changed = type("Changed", (toy_system.Toy,), {name: property(lambda self, v=v: v) for name, v in members.items()})
+    return changed(**{f.name: getattr(whole, f.name) for f in dataclasses.fields(whole)})
+
+
+def preview(**changes):
+    whole = {
+        "sampler": "predict",
+        "stream": "left",
+        "inputs": lambda fields, key: {"image": fields["x"] / 255},
+        "shown": (("x", "input"), ("image", "scaled")),
+    }
+    return Preview(**{**whole, **changes})
+
+
+def test_a_sound_system_passes():
+    check_system(toy())
+    check_system(toy(preview=preview()))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"streams": {}}, "has no streams"),
+        ({"preview": preview(sampler="prdict")}, "draws sampler 'prdict'; there are: predict"),
+        ({"preview": preview(stream="c")}, "reads stream 'c'; the streams are: left, right"),
+        ({"preview": preview(shown=(("noisy", "input"),))}, r"shows 'noisy' \(input\); there are: x, image"),
+        ({"preview": preview(inputs=lambda fields, key: {"image": fields["y"]})}, "asks for 'y'"),
+        ({"preview": preview(inputs=lambda fields, key: {"picture": fields["x"]})}, "asks for 'image'"),
+        ({"evaluators": {"e": Evaluator("c", None, None, None, None)}}, "evaluator 'e' reads stream 'c'"),
+        ({"evaluators": {}}, "the monitor waits for 'error', but the system has no evaluators"),
+        ({"step_variants": {"up": None}}, r"variant\(\) answers 'left', step_variants has: up"),
+    ],
+)
+def test_what_does_not_fit_is_named(members, message):
+    with pytest.raises(UserError, match=message):
+        check_system(toy(**members))
+
+
+def test_a_monitor_minimises_or_maximises():
+    with pytest.raises(UserError, match="monitor 'psnr': mode is 'maximum', must be min or max"):
+        Monitor("psnr", "maximum")
