@@ -3,7 +3,12 @@
     python -m medgen_jax.train --config configs/quickstart.py --workdir runs/quickstart
 
 Trains Pair (a small U-Net and a PatchGAN) on the 1024 x 384 training region of one field that ships
-with the package (see medgen_jax/data/isl/README.md), and reports on the region beside it.
+with the package (see medgen_jax/data/isl/README.md), and reports once on the region beside it.
+
+Cost: 150 steps of 4 crops; about a minute of steps on two CPU cores, 2 GB of memory, and 20 to 30 s for the
+first start's compilation. Expected: 17.5 to 18.0 dB pooled PSNR (seeds 0, 1, 2: 17.73, 18.05, 17.50) against
+17.12 dB for the best answer without a network. The settings were chosen on the lower quarter of the
+training region; longer training overfits it.
 """
 
 from medgen_jax.systems.options import Decay, Norm

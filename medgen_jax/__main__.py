@@ -12,7 +12,7 @@ VERBS = {
     "train": "train a system: --config FILE --workdir DIR; the same command resumes",
     "prepare": "decode a folder of images once into records that read fast",
     "translate": "run a trained system over a folder of images",
-    "convert": "bring reference PyTorch weights into a run directory, or take them out",
+    "convert": "bring reference PyTorch weights into a run directory",
     "doctor": "check this installation and say what to mend",
 }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import small_runs
 
 from medgen_jax.core.config import DataConfig
 from medgen_jax.data.images import write_image
@@ -30,7 +30,7 @@ def prepare(root):
     def run(*arguments, limit="unlimited"):
         command = ["bash", "-c", 'ulimit -f "$1"; shift; exec "$@"', "bash", limit]
         command += [sys.executable, "-m", "medgen_jax.prepare", *map(str, arguments)]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        environment = small_runs.child_environment(measured=limit == "unlimited")
         return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
 
     return run

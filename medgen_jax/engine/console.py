@@ -11,6 +11,12 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
 class Console:
     """Speaks only where ``active``; a bar on a terminal, plain lines in a log file."""
 
@@ -34,13 +40,13 @@ class Console:
         if self._bar is not None:
             self._bar.update(steps)
 
-    def status(self, step: int, total: int, numbers: dict[str, float], rate: float) -> None:
-        """Show the latest numbers, images per second and, in a log file, the time left."""
+    def status(self, step: int, total: int, numbers: dict[str, float], rate: float, left: float) -> None:
+        """Show the latest numbers, images per second and, in a log file, the seconds left."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         if self._bar is not None:
             self._bar.set_postfix_str(f"{text}  {rate:.1f} images/s")
         else:
-            self.say(f"step {step}/{total}  {text}  {rate:.1f} images/s")
+            self.say(f"step {step}/{total}  {text}  {rate:.1f} images/s  {_duration(left)} left")
 
     def stop(self) -> None:
         """Close the bar."""

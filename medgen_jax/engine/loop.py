@@ -184,8 +184,10 @@ class Run:
             length = self._scan_length(progress.step, progress.flags)
             items = [next(batches) for _ in range(length)]
             variant = self.system.variant(progress.step, progress.flags)
+            batch = tuple(i.batch for i in items)
+            clock.leave_out(self._compiled.prepare(variant, state, batch, self._frozen))
             with jax.transfer_guard("disallow"):
-                state, metrics = self._compiled(variant, state, tuple(i.batch for i in items), self._frozen)
+                state, metrics = self._compiled(variant, state, batch, self._frozen)
             pending.append((length, metrics))
             progress.step += length
             progress.positions = items[-1].positions
@@ -262,10 +264,11 @@ class Run:
         names = sorted(set().union(*fetched))
         means = {n: float(np.mean(np.concatenate([m[n] for m in fetched if n in m]))) for n in names}
         per_step = next(iter(self.system.streams.values())).per_step
-        rate = steps * per_step / max(clock.lap(), 1e-9)
+        elapsed = max(clock.lap(), 1e-9)
+        rate, left = steps * per_step / elapsed, (self.total - progress.step) * elapsed / steps
         extra = {"images_per_second": rate} | ({"skipped_steps": int(skipped[0])} if skipped[0] else {})
         writer.write(progress.step, int(images), clock.seconds(), "train", means | extra)
-        self.console.status(progress.step, self.total, means, rate)
+        self.console.status(progress.step, self.total, means, rate, left)
         if skipped[1] >= self.train.max_skipped:
             self.store.wait()
             intact = self.store.steps()
@@ -285,7 +288,7 @@ class Run:
         writer.write(progress.step, int(jax.device_get(state.images)), clock.seconds(), "val", scalars)
         said = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
         self.console.say(f"validation at step {progress.step}: {said}")
-        clock.lap()  # evaluation does not count in images per second
+        clock.lap()
         return numbers, self._judge(scalars, progress)
 
     def _judge(self, numbers: dict[str, float], progress: Progress) -> bool:
@@ -323,7 +326,7 @@ class Run:
 
 
 class _Clock:
-    """Seconds of the whole run, over resumptions, and since the last look."""
+    """Seconds of the whole run, over resumptions, and of steps alone since the last look."""
 
     def __init__(self, before: float):
         self._before, self._start = before, time.perf_counter()
@@ -331,6 +334,10 @@ class _Clock:
 
     def seconds(self) -> float:
         return self._before + time.perf_counter() - self._start
+
+    def leave_out(self, seconds: float) -> None:
+        """Compilation and the like do not count as steps."""
+        self._lap += seconds
 
     def lap(self) -> float:
         now = time.perf_counter()

@@ -77,14 +77,22 @@ class CompiledSteps:
         self._compiled: dict[tuple[str, int], Callable[..., Any]] = {}
         self.seconds: dict[str, dict[str, float]] = {}
 
+    def prepare(
+        self, variant: str, state: TrainState, batches: tuple[Batch, ...], frozen: Mapping[str, PyTree]
+    ) -> float:
+        """Compile ``len(batches)`` steps of a variant unless that is done; seconds spent."""
+        key = (variant, len(batches))
+        if key in self._compiled:
+            return 0.0
+        start = time.perf_counter()
+        self._compiled[key] = self._compile(key, state, batches, frozen)
+        return time.perf_counter() - start
+
     def __call__(
         self, variant: str, state: TrainState, batches: tuple[Batch, ...], frozen: Mapping[str, PyTree]
     ) -> tuple[TrainState, Metrics]:
-        """Run ``len(batches)`` steps of a variant. The state is donated."""
-        key = (variant, len(batches))
-        if key not in self._compiled:
-            self._compiled[key] = self._compile(key, state, batches, frozen)
-        return self._compiled[key](state, batches, frozen)
+        """Run steps that `prepare` has compiled. The state is donated."""
+        return self._compiled[variant, len(batches)](state, batches, frozen)
 
     def _compile(self, key: tuple[str, int], *args: Any) -> Callable[..., Any]:
         variant, length = key

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 
 from medgen_jax.core import manifest, trees
 from medgen_jax.core.errors import UserError
@@ -180,7 +181,8 @@ def test_full_disk_is_reported_and_earlier_steps_stay(tmp_path):
             print(error)
             sys.exit(2)
     """)
-    out = subprocess.run([sys.executable, "-c", script, str(tmp_path / "c")], capture_output=True, text=True)
+    command, env = [sys.executable, "-c", script, str(tmp_path / "c")], small_runs.child_environment(measured=False)
+    out = subprocess.run(command, capture_output=True, text=True, env=env)
     assert out.returncode == 2, out.stderr
     assert "could not be written" in out.stdout and "step 1 is intact" in out.stdout
     assert CheckpointStore(tmp_path / "c", say=print).newest_intact() == 1

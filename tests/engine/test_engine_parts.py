@@ -79,15 +79,15 @@ def test_console_in_a_log_file(capsys):
     with console.waiting("compiling step 'train' (once)"):
         pass
     console.advance(1)
-    console.status(1, 10, {"loss": 0.123456}, 3.21)
+    console.status(1, 10, {"loss": 0.123456}, 3.21, 75.4)
     console.stop()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "compiling step 'train' (once) ..." and lines[1].startswith("compiling step 'train' (once): 0.")
-    assert lines[2].startswith("step 1/10  loss 0.1235  3.2 images/s")
+    assert lines[2].startswith("step 1/10  loss 0.1235  3.2 images/s  1 min 15 s left")
     silent = Console(active=False)
     silent.say("nothing")
     with silent.waiting("nothing"):
-        silent.status(1, 2, {}, 0.0)
+        silent.status(1, 2, {}, 0.0, 0.0)
     assert capsys.readouterr().err == ""
 
 
@@ -98,7 +98,7 @@ def test_console_on_a_terminal_shows_a_bar_and_ticks(capsys, monkeypatch):
         time.sleep(1.1)
     console.start(10, 4)
     console.advance(2)
-    console.status(6, 10, {"loss": 1.0}, 2.0)
+    console.status(6, 10, {"loss": 1.0}, 2.0, 9.0)
     with console.waiting("compiling another"):
         pass
     console.stop()
