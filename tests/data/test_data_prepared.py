@@ -76,8 +76,9 @@ def test_paired_set_is_exact(source, tmp_path):
     assert tables["pairs"].header(0, "b") == (20, 16, 3, 16)
     stream = Stream((("a", Field((16, 16, 1), "uint16")), ("b", Field((16, 16, 3), "uint16"))), 2)
     check_tables(tables, {"pairs": stream}, config)
+    shallow = Stream((("a", Field((16, 16, 1))), ("b", Field((16, 16, 3)))), 2)
     with pytest.raises(UserError, match=r"record 0, a: has 16 bits"):
-        check_tables(tables, {"pairs": stream}, DataConfig(source=str(target), crop_size=16))
+        check_tables(tables, {"pairs": shallow}, DataConfig(source=str(target), crop_size=16))
 
 
 def test_size_resizes_once(source, tmp_path):
