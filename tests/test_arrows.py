@@ -63,7 +63,19 @@ def test_rooms_import_only_what_lies_below(root):
             f"{path} imports {name}" for target, name in rooms_imported(path, tree) if target not in ALLOWED[room]
         ]
     assert not wrong, wrong
-    assert {"core", "ops", "nn", "losses", "metrics", "diffusion", "systems", "engine", "data", "viz", "interop"} <= seen
+    assert {
+        "core",
+        "ops",
+        "nn",
+        "losses",
+        "metrics",
+        "diffusion",
+        "systems",
+        "engine",
+        "data",
+        "viz",
+        "interop",
+    } <= seen
 
 
 def test_systems_do_not_import_each_other(root):
