@@ -5,4 +5,7 @@ A measure that runs over a data set is four functions: ``init() -> acc``,
 Accumulators are small arrays of fixed shape whose merge is a sum, so shards, hosts and batches may
 be combined in any order; ``accumulate`` and ``merge`` run under jit, ``compute`` on the host in
 float64. Images are float32 NHWC in [-1, 1]. Feature networks are arguments, never imports.
+
+Measures of feature sets (``frechet``, ``kernel``, ``manifold``) need float64 and stay on the host: their
+accumulators are NumPy, and those that compare every pair take whole sets.
 """
