@@ -196,12 +196,6 @@ def inverse_ddim_step(prediction: Prediction, target: Level) -> jax.Array:
     return q_sample(prediction.x0, prediction.epsilon, target)
 
 
-def ddim_coefficients(source: Level, target: Level) -> tuple[Any, Any]:
-    """``(a, b)`` of the deterministic step ``a * x + b * epsilon``, either way: for the exact inversions."""
-    a = target.signal / source.signal
-    return a, (target.noise * source.signal - source.noise * target.signal) / source.signal
-
-
 def _example_mean(values: jax.Array) -> jax.Array:
     return jnp.mean(values.astype(jnp.float32), axis=tuple(range(1, values.ndim)))
 

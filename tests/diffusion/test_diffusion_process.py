@@ -210,16 +210,6 @@ def test_the_right_steps_carry_a_known_pair_and_the_misprinted_ones_do_not() -> 
     assert np.abs(seed_equation_6(cleaner, eps, bar_s, bar_t) - noisy).max() > 0.1
 
 
-def test_coefficients_are_the_step_and_undo_each_other() -> None:
-    x, eps = draws(2)
-    source, target = level(BARS[400]), level(BARS[450])
-    a, b = process.ddim_coefficients(source, target)
-    step = process.inverse_ddim_step(process.predict(f32(x), f32(eps), source), target)
-    np.testing.assert_allclose(a * x + b * eps, step, atol=2e-6)
-    back, offset = process.ddim_coefficients(target, source)
-    np.testing.assert_allclose((back * a, back * b + offset), (1, 0), atol=1e-14)
-
-
 def gaussian_epsilon(x: jax.Array, at, mean: float, std: float) -> jax.Array:
     """E[epsilon | x] for data N(mean, std^2): the noise times minus the score."""
     return at.noise * (x - at.signal * mean) / (at.signal**2 * std**2 + at.noise**2)
