@@ -49,7 +49,7 @@ def take(count, stream, table, config=None, **options):
         batches.close()
 
 
-def same(one, two):
+def assert_same(one, two):
     assert len(one) == len(two)
     for x, y in zip(one, two, strict=True):
         assert list(x) == list(y)
@@ -96,7 +96,7 @@ def test_streams_of_one_seed_are_shuffled_apart():
 def test_examples_are_pure():
     example = examples(pairs(), textured(), DataConfig(crop_size=8), 3, 1)
     for index in (0, 7, 10**12):
-        same([example(index)], [example(index)])
+        assert_same([example(index)], [example(index)])
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -104,7 +104,7 @@ def test_global_batches_do_not_depend_on_the_process_count(count):
     whole = take(4, pairs(), textured())
     parts = [take(4, pairs(), textured(), process_index=p, process_count=count) for p in range(count)]
     joined = [{name: np.concatenate([part[step][name] for part in parts]) for name in whole[step]} for step in range(4)]
-    same(whole, joined)
+    assert_same(whole, joined)
 
 
 def test_uneven_process_share_is_refused():
@@ -114,7 +114,7 @@ def test_uneven_process_share_is_refused():
 
 @pytest.mark.parametrize("threads", [0, 1, 5])
 def test_order_does_not_depend_on_threads(threads):
-    same(take(6, pairs(), textured()), take(6, pairs(), textured(), DataConfig(crop_size=8, threads=threads)))
+    assert_same(take(6, pairs(), textured()), take(6, pairs(), textured(), DataConfig(crop_size=8, threads=threads)))
 
 
 def test_resume_is_exact():
@@ -124,15 +124,15 @@ def test_resume_is_exact():
     assert first.get_state() == {"step": 0}
     head = [next(first) for _ in range(3)]
     state = json.loads(json.dumps(first.get_state()))
-    same(straight[:3], head)
+    assert_same(straight[:3], head)
     next(first)
     first.set_state(state)
-    same(straight[3:5], [next(first), next(first)])
+    assert_same(straight[3:5], [next(first), next(first)])
     first.close()
-    same(straight[3:], take(4, pairs(), textured(), config, state=state))
+    assert_same(straight[3:], take(4, pairs(), textured(), config, state=state))
     # ... also by another number of processes.
     halves = [take(4, pairs(), textured(), config, state=state, process_index=p, process_count=2) for p in (0, 1)]
-    same(straight[3:], [{n: np.concatenate([h[k][n] for h in halves]) for n in ("a", "b")} for k in range(4)])
+    assert_same(straight[3:], [{n: np.concatenate([h[k][n] for h in halves]) for n in ("a", "b")} for k in range(4)])
 
 
 def test_balanced_order_and_labels():
@@ -190,7 +190,7 @@ class BackendProbe(ArrayTable):
 
 def test_workers_give_the_same_batches_and_start_no_backend():
     config = DataConfig(crop_size=8, threads=1, workers=2)
-    same(take(5, pairs(), textured()), take(5, pairs(), textured(), config))
+    assert_same(take(5, pairs(), textured()), take(5, pairs(), textured(), config))
     probe = BackendProbe({"a": np.zeros((2, 8, 8, 1), np.uint8)})
     (batch,) = take(1, Stream((("a", Field((8, 8, 1))),), 2), probe, DataConfig(crop_size=8, threads=1, workers=1))
     np.testing.assert_array_equal(batch["a"], np.ones((2, 8, 8, 1)))  # 1: a worker; 11: with a backend
@@ -230,7 +230,7 @@ def test_evaluation_is_complete_in_order_and_masked():
 def test_evaluation_keeps_full_size_and_is_repeatable():
     table, config = textured(3, size=12), DataConfig(crop_size=8, flip=True, rotate=True)
     one, two = (list(evaluation_batches(pairs(), table, config, 2)) for _ in range(2))
-    same(one, two)
+    assert_same(one, two)
     np.testing.assert_array_equal(one[0]["a"][1], table[1]["a"])
 
 

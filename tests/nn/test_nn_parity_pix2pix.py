@@ -40,7 +40,7 @@ def images(seed: int, *shape: int) -> jax.Array:
     return jax.random.uniform(jax.random.key(seed), shape, minval=-1)
 
 
-def close(ours: jax.Array, theirs: torch.Tensor, tolerance: float = 1e-4) -> None:
+def assert_close(ours: jax.Array, theirs: torch.Tensor, tolerance: float = 1e-4) -> None:
     """Largest difference within ``tolerance`` of the range of the twin's output."""
     wanted = to_nhwc(theirs)
     assert np.ptp(wanted) > 0.1
@@ -63,12 +63,12 @@ def patchgan_pair(norm: str, channels: int, **sizes: int) -> tuple[torch.nn.Modu
     return twin, PatchGAN(norm=norm, **sizes), {"params": params, "batch_stats": stats}
 
 
-def check_both_modes(twin: torch.nn.Module, net: Any, variables: Tree, x: jax.Array, back: Any) -> None:
+def assert_both_modes(twin: torch.nn.Module, net: Any, variables: Tree, x: jax.Array, back: Any) -> None:
     """Running mode, then batch mode and what it leaves in the running statistics."""
     apply = jax.jit(lambda v, x, stats: net.apply(v, x, stats=stats, mutable=["batch_stats"]), static_argnums=2)
-    close(apply(variables, x, "running")[0], twin.eval()(to_torch(x)))
+    assert_close(apply(variables, x, "running")[0], twin.eval()(to_torch(x)))
     y, new = apply(variables, x, "batch")
-    close(y, twin.train()(to_torch(x)))
+    assert_close(y, twin.train()(to_torch(x)))
     if variables["batch_stats"]:
         state = back(variables["params"], new["batch_stats"], norm=net.norm, batches_tracked=1)
         for name, wanted in arrays(twin).items():
@@ -78,21 +78,21 @@ def check_both_modes(twin: torch.nn.Module, net: Any, variables: Tree, x: jax.Ar
 @pytest.mark.parametrize("norm", NORMS)
 def test_unet_output_and_running_statistics(norm: str) -> None:
     twin, net, variables = unet_pair(norm, ngf=8, downs=6)
-    check_both_modes(twin, net, variables, images(3, 2, 64, 64, 1), layout.unet_to_torch)
+    assert_both_modes(twin, net, variables, images(3, 2, 64, 64, 1), layout.unet_to_torch)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_patchgan_output_and_running_statistics(norm: str) -> None:
     twin, net, variables = patchgan_pair(norm, 2, ndf=8)
-    check_both_modes(twin, net, variables, images(4, 2, 64, 64, 2), layout.patchgan_to_torch)
+    assert_both_modes(twin, net, variables, images(4, 2, 64, 64, 2), layout.patchgan_to_torch)
 
 
 def test_networks_at_the_width_of_the_reference() -> None:
     twin, net, variables = unet_pair("batch", ngf=64, downs=5)
     x = images(5, 2, 32, 32, 1)
-    close(jax.jit(net.apply)(variables, x), twin.train()(to_torch(x)))
+    assert_close(jax.jit(net.apply)(variables, x), twin.train()(to_torch(x)))
     twin, net, variables = patchgan_pair("batch", 1, ndf=64)
-    close(jax.jit(net.apply)(variables, x), twin.train()(to_torch(x)))
+    assert_close(jax.jit(net.apply)(variables, x), twin.train()(to_torch(x)))
 
 
 def test_dropout_stands_where_the_reference_has_it() -> None:
@@ -104,7 +104,7 @@ def test_dropout_stands_where_the_reference_has_it() -> None:
     net, x = UNet(1, ngf=8, downs=7, dropout=1.0), images(6, 1, 128, 128, 1)
     apply = jax.jit(net.apply, static_argnames=("dropout",))
     dropped = apply(variables, x, dropout=True, rngs={"dropout": jax.random.key(0)})
-    close(dropped, twin.train()(to_torch(x)))
+    assert_close(dropped, twin.train()(to_torch(x)))
     assert np.abs(np.asarray(dropped - apply(variables, x))).max() > 1e-2
 
 
