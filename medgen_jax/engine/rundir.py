@@ -13,6 +13,7 @@ from typing import Any
 from medgen_jax.core.config import differences
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.manifest import write_durably
+from medgen_jax.engine.runtime import why_not_writable
 
 #: What a resumed run may change: where data lie, how fast they are read, how often things happen.
 FREE_TO_CHANGE = (
@@ -31,13 +32,8 @@ def open_rundir(workdir: str | Path) -> Path:
       UserError: when it cannot be made or written.
     """
     path = Path(workdir).expanduser().absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.write_bytes(b"0" * 4096)
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--workdir {path}: cannot be written ({error.strerror}); choose another directory") from error
+    if reason := why_not_writable(path, mode=0o777):
+        raise UserError(f"--workdir {path}: cannot be written ({reason}); choose another directory")
     return path
 
 

@@ -122,10 +122,13 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("MEDGEN_CACHE") or "~/.cache/medgen_jax").expanduser() / "xla"
 
 
-def why_not_writable(folder: Path) -> str | None:
-    """Create ``folder`` and a file in it; the system's reason when that fails, None when it works."""
+def why_not_writable(folder: Path, mode: int = 0o700) -> str | None:
+    """Create ``folder`` and a nameless file in it; the system's reason when that fails, None when it works.
+
+    The file has no name because every process of a distributed run may ask at the same moment.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"0" * 4096)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -104,6 +105,12 @@ def test_console_on_a_terminal_shows_a_bar_and_ticks(capsys, monkeypatch):
     console.stop()
     said = capsys.readouterr().err
     assert "compiling ... 1 s" in said and "6/10" in said and "loss 1" in said
+
+
+def test_processes_of_one_run_may_open_its_directory_at_the_same_moment(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        opened = list(pool.map(rundir.open_rundir, [tmp_path / "run"] * 400))
+    assert set(opened) == {tmp_path / "run"} and not list((tmp_path / "run").iterdir())
 
 
 def test_a_damaged_config_file_is_named(tmp_path):
