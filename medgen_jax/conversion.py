@@ -12,10 +12,10 @@ from medgen_jax import systems
 from medgen_jax.core import config as configs
 from medgen_jax.core import trees
 from medgen_jax.core.errors import UserError
-from medgen_jax.engine import rundir, runtime
+from medgen_jax.engine import restore, rundir, runtime
 from medgen_jax.engine.checkpoint import CheckpointStore, sealed_steps
 from medgen_jax.engine.loop import Progress
-from medgen_jax.interop import pix2pix_layout
+from medgen_jax.interop import pix2pix_layout, torch_file
 from medgen_jax.interop.torch_file import read_state_dict
 from medgen_jax.systems import pix2pix
 from medgen_jax.systems.base import System, TrainState
@@ -83,6 +83,47 @@ def pix2pix_from_torch(
     state = _filled(system, found, lines)
     _write(folder, config, state)
     return [*lines, f"run written to {folder}"]
+
+
+def pix2pix_to_torch(workdir: str | Path, output: str | Path, which: str | int = "last") -> list[str]:
+    """Write a pix2pix run's networks as ``latest_net_G.pth`` and ``latest_net_D.pth``; undoes `pix2pix_from_torch`.
+
+    The generator is the one the samplers use: averaged where the run keeps an average.
+
+    Args:
+      workdir: a run directory.
+      output: folder for the two files, made if need be.
+      which: ``last``, ``best``, or a step that is kept.
+
+    Returns:
+      Lines that say what was written.
+
+    Raises:
+      UserError: no such run, a run of another system, networks without a counterpart in the layout, or files that
+        exist already.
+    """
+    system, config = restore.open_run(workdir)
+    if not isinstance(system, pix2pix.Pix2Pix):
+        raise UserError(f"{workdir}: is a run of {systems.name_of(config)!r}; this layout is that of 'pix2pix' runs")
+    folder = Path(output).expanduser()
+    files = {name: folder / f"latest_net_{name.upper()}.pth" for name in ("g", "d")}
+    for file in files.values():
+        if file.exists():
+            raise UserError(f"{file}: exists already; give another --output")
+
+    def networks(state: TrainState) -> PyTree:
+        g = system.inference_variables(state)
+        return {"g": (g["params"], g["batch_stats"]), "d": (state.params["d"], state.mutable["d"]["batch_stats"])}
+
+    step = restore.intact_step(workdir, which)
+    found = jax.device_get(restore.read_part(system, step, networks))
+    writers = {"g": pix2pix_layout.unet_to_torch, "d": pix2pix_layout.patchgan_to_torch}
+    norm, tracked = config.model.norm.value, int(step.name) if step.name.isdigit() else 0
+    states = {name: writers[name](*found[name], norm=norm, batches_tracked=tracked) for name in files}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, file in files.items():
+        torch_file.write_state_dict(file, states[name])
+    return [f"network {name!r}: {trees.count(found[name][0]):,} parameters -> {file}" for name, file in files.items()]
 
 
 def _filled(system: System, found: dict[str, tuple[PyTree, PyTree]], lines: list[str]) -> TrainState:

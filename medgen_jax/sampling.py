@@ -4,13 +4,18 @@
     stain = load_sampler("runs/quickstart")
     stained = stain({"image": tiles})        # (b, h, w, c) uint8, uint16, or float in [-1, 1]
 
+A sampler can also be exported, and then runs where neither the run nor its Python code is:
+
+    export_sampler("runs/quickstart", "stain")
+    stained = load_exported("stain")({"image": tiles})
+
 Importing this module needs jax and NumPy only; the trainer is never imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +101,94 @@ def load_sampler(workdir: str | Path, name: str | None = None, which: str | int 
     variables = restore.inference_variables(system, restore.intact_step(workdir, which))
     function = system.samplers[name]
     return LoadedSampler(name, systems.name_of(config), config, variables, function, jax.jit(function))
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedSampler:
+    """A sampler read from the files of `export_sampler`. Call it with a dict of arrays of any batch size.
+
+    Attributes:
+      about: its signature: inputs, output, system, sampler, versions, date, last date of support.
+    """
+
+    about: Mapping[str, Any]
+    artifact: Any
+
+    def __repr__(self) -> str:
+        return f"ExportedSampler({self.about.get('sampler')!r} of system {self.about.get('system')!r})"
+
+    def __call__(self, inputs: Mapping[str, Any], key: jax.Array | int = 0) -> jax.Array:
+        """Images, float32 NHWC in [-1, 1]; the arguments are those of `LoadedSampler`, of the exported size and dtype.
+
+        Raises:
+          UserError: inputs of another name, shape or dtype than exported.
+        """
+        _check(inputs)
+        wanted = self.artifact.inputs
+        if set(inputs) != set(wanted):
+            raise UserError(f"inputs are {sorted(inputs)}; this sampler takes {sorted(wanted)}")
+        for name, field in wanted.items():
+            shape, dtype = np.shape(inputs[name]), np.dtype(getattr(inputs[name], "dtype", np.float64))
+            if shape[1:] != field.shape or dtype != np.dtype(field.dtype):
+                raise UserError(
+                    f"{name!r} is {dtype} {shape}; this sampler was exported for {field.dtype} (any number, "
+                    f"{', '.join(map(str, field.shape))})"
+                )
+        key = jax.random.key(key) if isinstance(key, int) else key
+        return self.artifact.call(self.artifact.weights, dict(inputs), jax.random.key_data(key))
+
+
+def export_sampler(
+    workdir: str | Path,
+    output: str | Path,
+    name: str | None = None,
+    which: str | int = "last",
+    *,
+    size: tuple[int, int] | None = None,
+    dtype: str | None = None,
+) -> Path:
+    """Write a run's sampler as a folder that `load_exported` reads: program, weights, signature.
+
+    Args:
+      workdir, name, which: as in `load_sampler`.
+      output: folder to make; must be empty.
+      size: height and width of images, if other than in training.
+      dtype: of images: ``uint8``, ``uint16`` or ``float32`` (in [-1, 1]), if other than in training.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: as `load_sampler`; also a folder that holds something, or a size the network does not take.
+    """
+    from medgen_jax import systems
+    from medgen_jax.engine import restore
+    from medgen_jax.interop import artifact
+
+    if dtype not in (None, "uint8", "uint16", "float32"):
+        raise UserError(f"dtype = {dtype!r}: images are uint8, uint16 or float32")
+    loaded = load_sampler(workdir, name, which)
+    system, _ = restore.open_run(workdir)
+    inputs = {i: _resized(f, size, dtype) for i, f in system.sampler_inputs[loaded.name].items()}
+    folder = Path(output).expanduser()
+    about = {"system": systems.name_of(loaded.config), "sampler": loaded.name}
+    artifact.save(folder, loaded.function, loaded.variables, inputs, about)
+    return folder
+
+
+def _resized(field: Any, size: tuple[int, int] | None, dtype: str | None) -> Any:
+    if len(field.shape) != 3:
+        return field
+    return replace(field, shape=(*(size or field.shape[:2]), field.shape[2]), dtype=dtype or field.dtype)
+
+
+def load_exported(folder: str | Path) -> ExportedSampler:
+    """Read what `export_sampler` wrote; needs jax alone, neither the run nor its system.
+
+    Raises:
+      UserError: a folder without an exported sampler, a changed file, or a program too old for this jax.
+    """
+    from medgen_jax.interop import artifact
+
+    loaded = artifact.load(Path(folder).expanduser())
+    return ExportedSampler(loaded.about, loaded)

@@ -65,3 +65,28 @@ def test_refusals(files, tmp_path):
         conversion.pix2pix_from_torch(folder / "latest_net_G.pth", None, tmp_path / "third", size=100)
     with pytest.raises(UserError, match=r"missing\.pth"):
         conversion.pix2pix_from_torch(folder / "missing.pth", None, tmp_path / "fourth")
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_a_run_goes_back_to_the_reference_unchanged(norm, tmp_path):
+    from twins import pix2pix as twins
+
+    for name, module in (
+        ("G", twins.UNet(in_channels=1, out_channels=3, ngf=8, downs=5, norm=norm)),
+        ("D", twins.PatchGAN(in_channels=4, ndf=8, norm=norm)),
+    ):
+        twins.randomise(module, 0)
+        torch.save(module.state_dict(), tmp_path / f"latest_net_{name}.pth")
+    there = [tmp_path / f"latest_net_{name}.pth" for name in "GD"]
+    conversion.pix2pix_from_torch(*there, tmp_path / "run", size=32)
+    lines = conversion.pix2pix_to_torch(tmp_path / "run", tmp_path / "back")
+    assert "network 'g'" in lines[0] and "latest_net_D.pth" in lines[1]
+    for file in there:
+        old = torch.load(file, weights_only=True)
+        new = torch.load(tmp_path / "back" / file.name, weights_only=True)
+        # The reference counts batches in its norms; a converted run starts again at 0.
+        assert set(old) == set(new)
+        for name in old:
+            assert name.endswith("num_batches_tracked") or torch.equal(old[name], new[name]), name
+    with pytest.raises(UserError, match=r"latest_net_G\.pth: exists already"):
+        conversion.pix2pix_to_torch(tmp_path / "run", tmp_path / "back")

@@ -117,6 +117,10 @@ class Toy(System):
         return {"predict": lambda variables, inputs, key: inputs["image"] + jnp.mean(variables["w"])}
 
     @property
+    def sampler_inputs(self) -> dict[str, dict[str, Field]]:
+        return {"predict": {"image": Field((2, 2, 1), "float32")}}
+
+    @property
     def evaluators(self) -> dict[str, Evaluator]:
         def accumulate(acc: Any, variables: Any, batch: Any, key: jax.Array) -> Any:
             error = jnp.mean(variables["w"]) - jnp.mean(batch["x"].astype(jnp.float32), axis=(1, 2, 3)) / 255

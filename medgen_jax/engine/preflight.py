@@ -18,7 +18,7 @@ PyTree = Any
 
 
 def check_system(system: System) -> None:
-    """Trace the state, every step variant, the inference variables and the preview.
+    """Trace the state, the inference variables, the preview and every sampler.
 
     Raises:
       UserError: naming the member that does not fit the others.
@@ -40,6 +40,7 @@ def check_system(system: System) -> None:
     variables = jax.eval_shape(system.inference_variables, state)
     if system.preview is not None:
         _check_preview(system, system.preview, variables)
+    _check_samplers(system, variables)
 
 
 def _has(system: System) -> str:
@@ -60,6 +61,21 @@ def _check_preview(system: System, preview: Preview, variables: PyTree) -> None:
     for name, title in preview.shown:
         if name not in {*fields, *inputs}:
             raise UserError(f"the preview shows {name!r} ({title}); there are: {', '.join([*fields, *inputs])}")
+
+
+def _check_samplers(system: System, variables: PyTree) -> None:
+    known = system.sampler_inputs
+    for name, sampler in system.samplers.items():
+        if name not in known:
+            raise UserError(f"sampler {name!r} does not say what it takes; give it an entry in sampler_inputs")
+        inputs = {i: jax.ShapeDtypeStruct((2, *f.shape), f.dtype) for i, f in known[name].items()}
+        try:
+            jax.eval_shape(sampler, variables, inputs, jax.random.key(0))
+        except KeyError as error:
+            raise UserError(f"sampler {name!r} asks for {error}, which sampler_inputs does not name") from error
+    strangers = sorted(set(known) - set(system.samplers))
+    if strangers:
+        raise UserError(f"sampler_inputs names {strangers[0]!r}; the samplers are: {', '.join(system.samplers)}")
 
 
 def check_evaluation(system: System, evaluation: Evaluation) -> None:

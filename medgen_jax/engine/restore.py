@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from medgen_jax.core.errors import UserError
 from medgen_jax.engine import rundir
 from medgen_jax.engine.checkpoint import load_step, read_host, sealed_steps, step_folder
 from medgen_jax.engine.step import abstract_state
-from medgen_jax.systems.base import System
+from medgen_jax.systems.base import System, TrainState
 
 PyTree = Any
 
@@ -61,18 +62,23 @@ def intact_step(workdir: str | Path, which: str | int = "last") -> Path:
     raise UserError(f"{workdir}: no intact checkpoint ({reasons[0]})")
 
 
-def inference_variables(system: System, folder: Path) -> PyTree:
-    """What the system's samplers need, from one checkpoint; other arrays are not read."""
+def read_part(system: System, folder: Path, select: Callable[[TrainState], PyTree]) -> PyTree:
+    """``select(state)`` of one checkpoint; arrays that it does not depend on are not read."""
     from orbax.checkpoint import v1 as ocp
 
     leaves, tree = jax.tree.flatten(abstract_state(system))
-    used = _used(lambda *arrays: system.inference_variables(tree.unflatten(arrays)), leaves)
+    used = _used(lambda *arrays: select(tree.unflatten(arrays)), leaves)
     device = SingleDeviceSharding(jax.devices()[0])
     wanted = [
         jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) if needed else ocp.PLACEHOLDER
         for leaf, needed in zip(leaves, used, strict=True)
     ]
-    return system.inference_variables(load_step(folder, tree.unflatten(wanted)))
+    return select(load_step(folder, tree.unflatten(wanted)))
+
+
+def inference_variables(system: System, folder: Path) -> PyTree:
+    """What the system's samplers need, from one checkpoint; other arrays are not read."""
+    return read_part(system, folder, system.inference_variables)
 
 
 def _used(function: Any, leaves: list[Any]) -> list[bool]:

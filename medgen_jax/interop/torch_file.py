@@ -1,4 +1,4 @@
-"""Reads PyTorch weight files into NumPy arrays, without running anything that is stored in them."""
+"""PyTorch weight files as NumPy arrays: read without running anything that is stored in them, and written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _import_torch(path: Path) -> ModuleType:
     try:
         import torch
     except ImportError:
-        raise UserError(f"{path}: reading a PyTorch file needs PyTorch; {remedy}") from None
+        raise UserError(f"{path}: a PyTorch file needs PyTorch; {remedy}") from None
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < MIN_TORCH:
         wanted = ".".join(map(str, MIN_TORCH))
@@ -62,6 +62,20 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     if not state:
         raise UserError(f"{path}: holds no named tensors; expected the state_dict() of a network")
     return state
+
+
+def write_state_dict(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as a ``torch.save`` file that ``module.load_state_dict(torch.load(path))`` takes.
+
+    Raises:
+      UserError: PyTorch is missing or older than 2.6, or the place cannot be written.
+    """
+    path = Path(path)
+    torch = _import_torch(path)
+    try:
+        torch.save({name: torch.from_numpy(np.array(array)) for name, array in state.items()}, path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: cannot be written ({' '.join(str(error).split())[:120]})") from error
 
 
 def _flatten(mapping: Mapping[Any, Any], torch: ModuleType) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medgen_jax.core.config import Monitor
-from medgen_jax.core.streams import Stream
+from medgen_jax.core.streams import Field, Stream
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -161,6 +161,19 @@ class System(abc.ABC):
     def samplers(self) -> dict[str, Sampler]:
         """Inference functions by name: a2b, b2a, latent, reference, sample, encode, predict."""
         return {}
+
+    @property
+    def sampler_inputs(self) -> dict[str, dict[str, Field]]:
+        """What every sampler takes: sampler -> input -> one record's shape and dtype (a batch axis stands in front).
+
+        Derived from the preview, so only systems with more samplers, or without a preview, write it.
+        """
+        preview = self.preview
+        if preview is None:
+            return {}
+        fields = self.streams[preview.stream].zeros(1)
+        inputs = jax.eval_shape(preview.inputs, fields, jax.random.key(0))
+        return {preview.sampler: {name: Field(x.shape[1:], x.dtype.name) for name, x in inputs.items()}}
 
     @property
     def preview(self) -> Preview | None:

@@ -10,8 +10,11 @@ import toy_system
 from medgen_jax.core import config as configs
 from medgen_jax.core.config import Monitor
 from medgen_jax.core.errors import UserError
+from medgen_jax.core.streams import Field
 from medgen_jax.engine.preflight import check_system
 from medgen_jax.systems.base import Evaluator, Preview
+
+TAKES = {"predict": {"image": Field((2, 2, 1), "float32")}}
 
 
 def toy(**members):
@@ -47,6 +50,12 @@ def test_a_sound_system_passes():
         ({"preview": preview(shown=(("noisy", "input"),))}, r"shows 'noisy' \(input\); there are: x, image"),
         ({"preview": preview(inputs=lambda fields, key: {"image": fields["y"]})}, "asks for 'y'"),
         ({"preview": preview(inputs=lambda fields, key: {"picture": fields["x"]})}, "asks for 'image'"),
+        ({"sampler_inputs": {}}, "sampler 'predict' does not say what it takes"),
+        (
+            {"sampler_inputs": {"predict": {"x": Field((2, 2, 1))}}},
+            "sampler 'predict' asks for 'image', which samp",
+        ),
+        ({"sampler_inputs": {**TAKES, "paint": {}}}, "sampler_inputs names 'paint'; the samplers are: predict"),
         ({"evaluators": {"e": Evaluator("c", None, None, None, None)}}, "evaluator 'e' reads stream 'c'"),
         ({"evaluators": {}}, "the monitor waits for 'error', but the system has no evaluators"),
         ({"step_variants": {"up": None}}, r"variant\(\) answers 'left', step_variants has: up"),
