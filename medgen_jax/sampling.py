@@ -38,6 +38,9 @@ class LoadedSampler:
       variables: averaged or raw parameters and statistics, on the default device.
       function: ``(variables, inputs, key) -> images``, pure and un-jitted, for embedding in other
         jitted code.
+      inputs: input name -> shape and dtype of one training record, without the batch axis.
+      pool: ``(variables, inputs, key) -> variables``, jitted, under which tiles of one image agree in
+        colour (`medgen_jax.tiled_sampling`); None where they do anyway.
     """
 
     name: str
@@ -46,6 +49,8 @@ class LoadedSampler:
     variables: PyTree
     function: Any
     jitted: Any
+    inputs: Mapping[str, Any]
+    pool: Any = None
 
     def __repr__(self) -> str:
         return f"LoadedSampler({self.name!r} of system {self.system!r})"
@@ -99,8 +104,11 @@ def load_sampler(workdir: str | Path, name: str | None = None, which: str | int 
     if name not in names:
         raise UserError(f"{workdir}: has no sampler {name!r}; it has: {', '.join(names)}")
     variables = restore.inference_variables(system, restore.intact_step(workdir, which))
-    function = system.samplers[name]
-    return LoadedSampler(name, systems.name_of(config), config, variables, function, jax.jit(function))
+    function, pool = system.samplers[name], system.tile_variables.get(name)
+    return LoadedSampler(
+        name, systems.name_of(config), config, variables, function, jax.jit(function),
+        system.sampler_inputs[name], jax.jit(pool) if pool else None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,17 +169,14 @@ def export_sampler(
     Raises:
       UserError: as `load_sampler`; also a folder that holds something, or a size the network does not take.
     """
-    from medgen_jax import systems
-    from medgen_jax.engine import restore
     from medgen_jax.interop import artifact
 
     if dtype not in (None, "uint8", "uint16", "float32"):
         raise UserError(f"dtype = {dtype!r}: images are uint8, uint16 or float32")
     loaded = load_sampler(workdir, name, which)
-    system, _ = restore.open_run(workdir)
-    inputs = {i: _resized(f, size, dtype) for i, f in system.sampler_inputs[loaded.name].items()}
+    inputs = {i: _resized(f, size, dtype) for i, f in loaded.inputs.items()}
     folder = Path(output).expanduser()
-    about = {"system": systems.name_of(loaded.config), "sampler": loaded.name}
+    about = {"system": loaded.system, "sampler": loaded.name}
     artifact.save(folder, loaded.function, loaded.variables, inputs, about)
     return folder
 

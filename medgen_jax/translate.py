@@ -11,7 +11,9 @@ _INPUT = flags.DEFINE_string("input", None, "An image, or a folder of images.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the translated images; made when missing.")
 _SAMPLER = flags.DEFINE_string("sampler", None, "Which of the run's samplers; its first by default.")
 _WHICH = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
-_BATCH = flags.DEFINE_integer("batch", 4, "Images per call, where their sizes agree.")
+_TILE = flags.DEFINE_integer("tile", None, "Side of tiles, pixels; that of the training images by default.")
+_OVERLAP = flags.DEFINE_integer("overlap", None, "Least overlap of tiles, pixels; a quarter of a tile by default.")
+_BATCH = flags.DEFINE_integer("batch", 4, "Images or tiles per call.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace images that are already in --output.")
 
 
@@ -25,11 +27,18 @@ def main(_: list[str]) -> int:
             raise cli.UserError(f"--{flag.name} is missing: {meaning}")
     runtime.start()
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
-    count = translation.translate(
+    done = translation.translate(
         _WORKDIR.value, _INPUT.value, _OUTPUT.value,
-        sampler=_SAMPLER.value, which=which, batch=_BATCH.value, overwrite=_OVERWRITE.value,
+        sampler=_SAMPLER.value, which=which, tile=_TILE.value, overlap=_OVERLAP.value,
+        batch=_BATCH.value, overwrite=_OVERWRITE.value,
     )  # fmt: skip
-    print(f"{count} images written to {_OUTPUT.value}")
+    tiled = [d for d in done if d.tiles > 1]
+    print(f"{len(done)} images written to {_OUTPUT.value}")
+    if tiled:
+        worst = max(tiled, key=lambda d: d.seam_score)
+        print(
+            f"{len(tiled)} of them in tiles; highest seam score {worst.seam_score:.3f} (1: none), {worst.output.name}"
+        )
     return 0
 
 

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.data import images, layouts
 from medgen_jax.ops.scale import from_unit
+from medgen_jax.ops.tiles import Grid, seam_score
 from medgen_jax.sampling import LoadedSampler, load_sampler
+from medgen_jax.tiled_sampling import BATCH, plan, sample_image
+
+
+class Translated(NamedTuple):
+    """One image done.
+
+    Attributes:
+      source, output: files.
+      tiles: how many it was cut into; 1 when it was translated whole.
+      seam_score: mean step at tile edges over the mean step elsewhere; 1 means no seams.
+    """
+
+    source: Path
+    output: Path
+    tiles: int
+    seam_score: float
 
 
 def translate(
@@ -23,17 +40,27 @@ def translate(
     *,
     sampler: str | None = None,
     which: str | int = "last",
-    batch: int = 4,
+    tile: int | None = None,
+    overlap: int | None = None,
+    batch: int = BATCH,
     overwrite: bool = False,
-) -> int:
-    """Translate every image of a folder, or one file.
+) -> list[Translated]:
+    """Translate every image of a folder, or one file, of any size.
 
-    Sizes and channels of all files are checked against the network from their headers before the
-    first one is decoded. Outputs keep name, bit depth and format of their inputs; JPEG, which would
-    add its own artefacts, becomes PNG.
+    Channels of all files are checked against the network from their headers before the first one is
+    decoded. Images of the training size, or of another one that the network takes and that is not much
+    larger, are translated whole, several at a time; all others in overlapping tiles that are blended
+    (`medgen_jax.tiled_sampling`). Outputs keep name, bit depth and format of their inputs; JPEG, which
+    would add its own artefacts, becomes PNG.
 
-    Returns:
-      How many images were written.
+    Args:
+      workdir, sampler, which: as in `load_sampler`.
+      source: an image or a folder of images.
+      target: folder for the outputs.
+      tile, overlap: pixels; a given tile cuts every image. By default tiles are as large as the training images and
+        overlap by a quarter.
+      batch: images or tiles per call.
+      overwrite: replace outputs that exist.
 
     Raises:
       UserError: unreadable or unfitting images, outputs that exist already.
@@ -45,25 +72,45 @@ def translate(
     outputs = _outputs(files, folder, overwrite)
     model = load_sampler(workdir, sampler, which)
     headers = [images.read_header(f) for f in files]
-    _check(model, files, headers)
+    grids = _plan(model, files, headers, tile, overlap)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be made ({error.strerror})") from error
 
+    done: dict[int, Translated] = {}
+    with tqdm(total=sum(_tiles(g) for g in grids), unit="tile", disable=None) as bar:
+        whole = [i for i, grid in enumerate(grids) if grid is None]
+        for i, image in _whole(model, files, headers, whole, batch):
+            images.write_image(outputs[i], image)
+            done[i] = Translated(files[i], outputs[i], 1, 1.0)
+            bar.update()
+        for i, grid in enumerate(grids):
+            if grid is not None:
+                image = images.read_image(files[i])
+                made = sample_image(model, image, grid, batch=batch, done=bar.update)
+                images.write_image(outputs[i], np.asarray(from_unit(made, image.dtype)))
+                done[i] = Translated(files[i], outputs[i], _tiles(grid), seam_score(made, grid))
+    return [done[i] for i in range(len(files))]
+
+
+def _tiles(grid: Grid | None) -> int:
+    return 1 if grid is None else len(grid.corners)
+
+
+def _whole(
+    model: LoadedSampler, files: list[Path], headers: list[images.ImageHeader], chosen: list[int], batch: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Images translated whole, batches of one size and type; short batches are padded, so nothing recompiles."""
+
     def kind(i: int) -> tuple[int, ...]:
         return tuple(headers[i])
 
-    convert = _converter(model)
-    bar = tqdm(total=len(files), unit="image", disable=None)
-    for _, group in itertools.groupby(sorted(range(len(files)), key=kind), key=kind):
+    for _, group in itertools.groupby(sorted(chosen, key=kind), key=kind):
         for part in _batched(group, batch):
             stack = np.stack([images.read_image(files[i]) for i in part])
-            for i, image in zip(part, convert(stack, batch), strict=False):
-                images.write_image(outputs[i], image)
-                bar.update()
-    bar.close()
-    return len(files)
+            padded = np.concatenate([stack, np.zeros((batch - len(stack), *stack.shape[1:]), stack.dtype)])
+            yield from zip(part, np.asarray(from_unit(model({"image": padded}), stack.dtype)), strict=False)
 
 
 def _batched(items: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
@@ -96,21 +143,16 @@ def _outputs(files: list[Path], folder: Path, overwrite: bool) -> list[Path]:
     return outputs
 
 
-def _check(model: LoadedSampler, files: list[Path], headers: list[images.ImageHeader]) -> None:
-    """Trace the network on every distinct size; nothing is computed."""
-    for header in sorted(set(headers)):
-        spec = jax.ShapeDtypeStruct((1, header.height, header.width, header.channels), f"uint{header.bits}")
-        try:
-            jax.eval_shape(model.function, model.variables, {"image": spec}, jax.random.key(0))
-        except UserError as error:
-            raise UserError(f"{files[headers.index(header)]}: {error}") from error
-
-
-def _converter(model: LoadedSampler) -> Callable[[np.ndarray, int], np.ndarray]:
-    """``(raw images, batch size) -> raw images``; short batches are padded, so nothing recompiles."""
-
-    def convert(stack: np.ndarray, batch: int) -> np.ndarray:
-        padded = np.concatenate([stack, np.zeros((batch - len(stack), *stack.shape[1:]), stack.dtype)])
-        return np.asarray(from_unit(model({"image": padded}), stack.dtype))[: len(stack)]
-
-    return convert
+def _plan(
+    model: LoadedSampler, files: list[Path], headers: list[images.ImageHeader], tile: int | None, overlap: int | None
+) -> list[Grid | None]:
+    """A grid for every image, None for those translated whole; the network is traced once per distinct header."""
+    plans: dict[images.ImageHeader, Grid | None] = {}
+    for file, header in zip(files, headers, strict=True):
+        if header not in plans:
+            shape, dtype = (header.height, header.width, header.channels), f"uint{header.bits}"
+            try:
+                plans[header] = plan(model, shape, dtype, tile=tile, overlap=overlap)
+            except UserError as error:
+                raise UserError(f"{file}: {error}") from error
+    return [plans[header] for header in headers]

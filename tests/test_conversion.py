@@ -51,7 +51,7 @@ def test_translate_accepts_a_converted_run(files, tmp_path):
 
     conversion.pix2pix_from_torch(files[0] / "latest_net_G.pth", None, tmp_path / "run", size=64)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "a.png")
-    assert translation.translate(tmp_path / "run", tmp_path / "a.png", tmp_path / "out") == 1
+    assert len(translation.translate(tmp_path / "run", tmp_path / "a.png", tmp_path / "out")) == 1
 
 
 def test_refusals(files, tmp_path):

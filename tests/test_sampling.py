@@ -129,8 +129,8 @@ def test_translate_keeps_names_bit_depth_and_format(run, tmp_path):
     Image.fromarray(image()[1, ..., 0]).save(source / "photo.jpg")
     tifffile.imwrite(source / "deep.tif", image(np.uint16)[0, ..., 0])
     Image.fromarray(image(size=64)[0, ..., 0]).save(source / "large.png")
-    count = translation.translate(run[0], source, tmp_path / "out", batch=2)
-    assert count == 4
+    done = translation.translate(run[0], source, tmp_path / "out", batch=2)
+    assert [d.tiles for d in done] == [1, 1, 1, 1]
     eight = np.array(Image.open(tmp_path / "out/eight.png"))
     assert eight.shape == (32, 32, 3) and eight.dtype == np.uint8
     deep = tifffile.imread(tmp_path / "out/deep.tif")
@@ -146,14 +146,14 @@ def test_translate_keeps_names_bit_depth_and_format(run, tmp_path):
 
 def test_translate_takes_one_file(run, tmp_path):
     Image.fromarray(image()[0, ..., 0]).save(tmp_path / "one.png")
-    assert translation.translate(run[0], tmp_path / "one.png", tmp_path / "out") == 1
+    assert len(translation.translate(run[0], tmp_path / "one.png", tmp_path / "out")) == 1
 
 
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
-        ("odd.png", np.zeros((40, 40), np.uint8), r"odd\.png: .*nearest valid size is 32 x 32"),
         ("colour.png", np.zeros((32, 32, 3), np.uint8), r"colour\.png: .*3 channels"),
+        ("large.png", np.zeros((90, 90, 3), np.uint8), r"large\.png: tiles of 32 x 32 pixels: .*3 channels"),
     ],
 )
 def test_translate_refuses_unfit_images_before_the_first(run, tmp_path, name, array, message):
@@ -175,7 +175,7 @@ def test_translate_never_replaces_silently(run, tmp_path):
     translation.translate(run[0], source, tmp_path / "out")
     with pytest.raises(UserError, match="exists already"):
         translation.translate(run[0], source, tmp_path / "out")
-    assert translation.translate(run[0], source, tmp_path / "out", overwrite=True) == 1
+    assert translation.translate(run[0], source, tmp_path / "out", overwrite=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images"):
         translation.translate(run[0], tmp_path / "empty", tmp_path / "o2")

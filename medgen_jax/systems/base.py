@@ -163,6 +163,15 @@ class System(abc.ABC):
         return {}
 
     @property
+    def tile_variables(self) -> dict[str, Callable[[PyTree, Mapping[str, jax.Array], jax.Array], PyTree]]:
+        """For samplers whose networks normalise by what they see: ``(variables, inputs, key) -> variables``.
+
+        The result normalises every image by statistics pooled over ``inputs``, a batch of tiles of one image,
+        so that its tiles agree in colour. Samplers that need no such pass are absent.
+        """
+        return {}
+
+    @property
     def sampler_inputs(self) -> dict[str, dict[str, Field]]:
         """What every sampler takes: sampler -> input -> one record's shape and dtype (a batch axis stands in front).
 

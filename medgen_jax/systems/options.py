@@ -33,7 +33,7 @@ class Stats(enum.Enum):
 
     BATCH = "batch"  # of each image alone
     RUNNING = "running"  # averages over the training
-    GIVEN = "given"  # handed in: those of a first pass (`Pix2Pix.statistics`)
+    GIVEN = "given"  # handed in: those of a first pass (`System.tile_variables`)
 
 
 class Decay(enum.Enum):

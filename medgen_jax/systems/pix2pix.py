@@ -377,24 +377,25 @@ class Pix2Pix(System):
     def _a2b(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
         """``{"image": (b, h, w, in) in [-1, 1]}`` -> (b, h, w, out) in [-1, 1]."""
         images = to_unit(inputs["image"])
+        stats = "given" if "given_stats" in variables else self.stats
 
         def one(image: jax.Array, number: jax.Array) -> jax.Array:
             rngs = {"dropout": jax.random.fold_in(key, number)} if self.inference_dropout else None
-            out = self.generator.apply(
-                variables, image[None], stats=self.stats, dropout=self.inference_dropout, rngs=rngs
-            )
+            out = self.generator.apply(variables, image[None], stats=stats, dropout=self.inference_dropout, rngs=rngs)
             return out[0].astype(jnp.float32)
 
         # One image at a time, so that no image's result depends on its neighbours in the batch.
         return jax.vmap(one)(images, jnp.arange(images.shape[0]))
 
-    def statistics(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> PyTree:
-        """Norm statistics of a pass over ``inputs["image"]``, to be handed in as ``variables["given_stats"]``.
-
-        The inference mode ``given`` then normalises every tile of one slide alike.
-        """
+    def _pooled(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> PyTree:
         _, new = self.generator.apply(variables, to_unit(inputs["image"]), stats="pooled", mutable=["given_stats"])
-        return new["given_stats"]
+        return {**variables, **new}
+
+    @property
+    def tile_variables(self) -> dict[str, Any]:
+        """``a2b``, unless there is no norm or only running averages are used."""
+        fixed = self.generator.norm == "none" or (self.generator.norm == "batch" and self.stats == "running")
+        return {} if fixed else {"a2b": self._pooled}
 
     @property
     def samplers(self) -> dict[str, Sampler]:

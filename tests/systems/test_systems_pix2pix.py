@@ -188,9 +188,17 @@ def test_given_statistics_are_those_of_the_first_pass():
     toy, own = inference(pix2pix.Stats.GIVEN), inference(pix2pix.Stats.BATCH)
     variables = toy.inference_variables(small_systems.initial_state("pix2pix"))
     images = small_systems.batch("pix2pix")["pairs"]["a"]
-    given = toy.statistics(variables, {"image": images[:1]}, jax.random.key(0))
-    same = sample(toy, {**variables, "given_stats": given}, images[:1])
+    given = toy.tile_variables["a2b"](variables, {"image": images[:1]}, jax.random.key(0))
+    same = sample(toy, given, images[:1])
     np.testing.assert_allclose(same, sample(own, variables, images[:1]), atol=1e-5)
+
+
+def test_tiles_need_a_first_pass_only_where_norms_look_at_them():
+    assert set(inference(pix2pix.Stats.BATCH).tile_variables) == {"a2b"}
+    assert not inference(pix2pix.Stats.RUNNING).tile_variables
+    config = small_systems.CONFIGS["pix2pix"]()
+    config.model.norm = pix2pix.Norm.INSTANCE
+    assert set(pix2pix.build(configs.resolve(config, 16)).tile_variables) == {"a2b"}
 
 
 def test_dropout_at_inference_is_drawn_from_the_key():

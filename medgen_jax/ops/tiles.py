@@ -1,0 +1,133 @@
+"""Cut an image of any size into overlapping tiles, and blend what comes back without seams.
+
+Tiles are spread evenly and overlap by at least what was asked for. Their weights rise as sin^2 over the
+overlap, so that both the blend and its slope are continuous, and are normalised by their sum; as the
+grid is a product of rows and columns, that sum is one of two vectors. NumPy only: rows of tiles stream
+through, and no more than one row of tiles is ever held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+def _starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
+    """First pixels of the fewest evenly spread tiles that cover ``length`` with at least that overlap."""
+    if length <= tile:
+        return (0,)
+    count = math.ceil((length - overlap) / (tile - overlap))
+    return tuple(round(i * (length - tile) / (count - 1)) for i in range(count))
+
+
+def _weights(starts: tuple[int, ...], tile: int, overlap: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ramp of one tile, (tile,), and the sum of all ramps, (length,)."""
+    ramp = (np.arange(tile) + 0.5) / max(overlap, 1)
+    ramp = np.sin(np.pi / 2 * np.minimum(1, np.minimum(ramp, ramp[::-1]))) ** 2
+    total = np.zeros(max(length, tile))
+    for start in starts:
+        total[start : start + tile] += ramp
+    return ramp.astype(np.float32), total.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Overlapping square tiles over an image.
+
+    Attributes:
+      height, width: of the image, pixels; a side shorter than a tile is one tile, padded by reflection.
+      tile: side of a tile, pixels.
+      overlap: least overlap of neighbours, pixels, below ``tile``.
+    """
+
+    height: int
+    width: int
+    tile: int
+    overlap: int
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.tile) < 1 or not 0 <= self.overlap < self.tile:
+            raise ValueError(f"{self}: sizes must be positive and the overlap smaller than a tile")
+
+    @cached_property
+    def tops(self) -> tuple[int, ...]:
+        """First row of every row of tiles."""
+        return _starts(self.height, self.tile, self.overlap)
+
+    @cached_property
+    def lefts(self) -> tuple[int, ...]:
+        """First column of every tile of a row."""
+        return _starts(self.width, self.tile, self.overlap)
+
+    @property
+    def corners(self) -> list[tuple[int, int]]:
+        """Top left pixel of every tile, row by row."""
+        return [(top, left) for top in self.tops for left in self.lefts]
+
+    def cut(self, image: np.ndarray, top: int, left: int) -> np.ndarray:
+        """The tile at a corner, (tile, tile, c), of an image (h, w, c); continued by reflection where it ends."""
+        part = image[top : top + self.tile, left : left + self.tile]
+        missing = [(0, self.tile - part.shape[0]), (0, self.tile - part.shape[1]), (0, 0)]
+        # A side of one pixel has nothing to reflect.
+        return np.pad(part, missing, mode="symmetric") if any(after for _, after in missing) else part
+
+    def blend(self, tiles: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Merge tiles given in the order of `corners`; yields the image's rows from top to bottom.
+
+        Args:
+          tiles: (tile, tile, c) each, floating point.
+
+        Yields:
+          (rows, width, c) float32, as soon as no later tile reaches into them.
+        """
+        down, down_sum = _weights(self.tops, self.tile, self.overlap, self.height)
+        across, across_sum = _weights(self.lefts, self.tile, self.overlap, self.width)
+        band, stream = None, iter(tiles)
+        for number, top in enumerate(self.tops):
+            for left in self.lefts:
+                tile = np.asarray(next(stream), np.float32)
+                if band is None:
+                    band = np.zeros((self.tile, len(across_sum), tile.shape[-1]), np.float32)
+                band[:, left : left + self.tile] += tile * (down[:, None] * across)[..., None]
+            last = number + 1 == len(self.tops)
+            done = self.height - top if last else self.tops[number + 1] - top
+            rows = band[:done] / (down_sum[top : top + done, None] * across_sum)[..., None]
+            yield rows[:, : self.width]
+            band = np.concatenate([band[done:], np.zeros_like(band[:done])])
+
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns at which a tile begins or ends inside the image: where seams would be."""
+
+        def inner(starts: tuple[int, ...], length: int) -> np.ndarray:
+            ends = set(starts) | {s + self.tile for s in starts}
+            return np.array(sorted(e for e in ends if 0 < e < length), np.int64)
+
+        return inner(self.tops, self.height), inner(self.lefts, self.width)
+
+
+def seam_score(image: np.ndarray, grid: Grid) -> float:
+    """Mean absolute step across the tiles' edges over the mean step everywhere else; 1 means no seams.
+
+    Args:
+      image: (h, w, c), any scale.
+      grid: the tiles it was blended from.
+
+    Returns:
+      The ratio; 1 for a single tile and for an image without any steps.
+    """
+    image = np.asarray(image, np.float32)
+    on, off = [], []
+    for axis, edges in enumerate(grid.edges()):
+        steps = np.abs(np.diff(image, axis=axis)).mean(axis=(1 - axis, 2))
+        mask = np.zeros(len(steps), bool)
+        mask[edges - 1] = True
+        on.append(steps[mask])
+        off.append(steps[~mask])
+    on, off = np.concatenate(on), np.concatenate(off)
+    if not len(on) or not len(off) or off.mean() == 0:
+        return 1.0 if not len(on) or on.mean() == 0 else math.inf
+    return float(on.mean() / off.mean())

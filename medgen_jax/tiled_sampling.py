@@ -1,0 +1,158 @@
+"""Samplers on images of any size: overlapping tiles that agree in colour, blended, row by row.
+
+    image -> plan -> whole, or a grid of tiles -> [statistics pooled over a sample of tiles] -> tiles -> blended rows
+
+A network that normalises by what it sees colours each tile by that tile's content. Such samplers first
+look at `POOL_TILES` tiles spread over the image and normalise every tile by what they have in common
+(`System.tile_variables`). Rows stream: memory holds one row of tiles, whatever the size of the image.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from medgen_jax.core.errors import UserError
+from medgen_jax.ops.tiles import Grid
+from medgen_jax.sampling import LoadedSampler
+
+PyTree = Any
+#: ``(top, left) -> tile (tile, tile, c)``, uint8, uint16 or float in [-1, 1].
+Read = Callable[[int, int], np.ndarray]
+
+#: Tiles whose pooled statistics stand for the whole image.
+POOL_TILES = 16
+#: Images of up to this many tile areas are translated whole where the network takes their size.
+WHOLE_AREAS = 4
+BATCH = 4
+
+
+def plan(
+    sampler: LoadedSampler,
+    shape: tuple[int, int, int],
+    dtype: Any,
+    *,
+    tile: int | None = None,
+    overlap: int | None = None,
+) -> Grid | None:
+    """How an image is to be cut; None when it is translated whole. Nothing is computed.
+
+    Args:
+      sampler: one that takes ``image`` and returns an image of the same size.
+      shape: height, width and channels of the image.
+      dtype: of its samples.
+      tile: side of the tiles, pixels; that of the training images when None. Given, no image is translated whole.
+      overlap: least overlap, pixels; a quarter of a tile when None.
+
+    Raises:
+      UserError: tiles of this size or images of these channels that the network does not take.
+    """
+    height, width, channels = shape
+    chosen = tile or sampler.inputs["image"].shape[0]
+    if chosen < 1:
+        raise UserError(f"--tile = {tile}: must be positive")
+    small = height * width <= WHOLE_AREAS * chosen**2
+    if tile is None and small and _refusal(sampler, shape, dtype) is None:
+        return None
+    overlap = chosen // 4 if overlap is None else overlap
+    if not 0 <= overlap < chosen:
+        raise UserError(f"--overlap = {overlap}: must be at least 0 and below the side of a tile, {chosen}")
+    refusal = _refusal(sampler, (chosen, chosen, channels), dtype)
+    if refusal is not None:
+        raise UserError(f"tiles of {chosen} x {chosen} pixels: {refusal}")
+    return Grid(height, width, chosen, overlap)
+
+
+def _refusal(sampler: LoadedSampler, shape: tuple[int, int, int], dtype: Any) -> UserError | None:
+    """Why the network does not take one such image, found by tracing it."""
+    spec = jax.ShapeDtypeStruct((1, *shape), dtype)
+    try:
+        out = jax.eval_shape(sampler.function, sampler.variables, {"image": spec}, jax.random.key(0))
+    except UserError as error:
+        return error
+    if out.shape[:3] != (1, *shape[:2]):
+        return UserError(f"sampler {sampler.name!r} turns {shape[0]} x {shape[1]} pixels into {out.shape[1:3]}")
+    return None
+
+
+def sample_rows(
+    sampler: LoadedSampler,
+    read: Read,
+    grid: Grid,
+    *,
+    batch: int = BATCH,
+    skip: Callable[[int, int], bool] | None = None,
+    background: float = 1.0,
+    done: Callable[[int], None] | None = None,
+) -> Iterator[np.ndarray]:
+    """The translated image from top to bottom, (rows, width, c) float32 in [-1, 1].
+
+    Args:
+      sampler: see `plan`.
+      read: gives the tile at a corner.
+      grid: the tiles.
+      batch: tiles per call.
+      skip: true for corners of tiles that are not worth translating (no tissue); they become ``background``.
+      background: value in [-1, 1].
+      done: told the number of tiles finished since it was last told.
+    """
+    wanted = [corner for corner in grid.corners if skip is None or not skip(*corner)]
+    variables = _agreeing(sampler, [read(*corner) for corner in _spread(wanted, POOL_TILES)])
+    translated = _translated(sampler, variables, (read(*corner) for corner in wanted), batch)
+    kept, empty = set(wanted), None
+
+    def in_order() -> Iterator[np.ndarray]:
+        nonlocal empty
+        for corner in grid.corners:
+            if corner in kept:
+                yield next(translated)
+            else:
+                empty = np.full(_output_shape(sampler, read(*corner)), background) if empty is None else empty
+                yield empty
+            if done is not None:
+                done(1)
+
+    return grid.blend(in_order())
+
+
+def sample_image(sampler: LoadedSampler, image: np.ndarray, grid: Grid, **options: Any) -> np.ndarray:
+    """`sample_rows` of an image (h, w, c) held in memory, as one array (h, w, c') float32 in [-1, 1]."""
+    return np.concatenate(list(sample_rows(sampler, lambda *corner: grid.cut(image, *corner), grid, **options)))
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """``count`` of the items, evenly spread, or all of them."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[i] for i in places]
+
+
+def _agreeing(sampler: LoadedSampler, tiles: list[np.ndarray]) -> PyTree:
+    """Variables under which tiles of one image agree."""
+    if sampler.pool is None or not tiles:
+        return sampler.variables
+    return sampler.pool(sampler.variables, {"image": np.stack(tiles)}, jax.random.key(0))
+
+
+def _translated(
+    sampler: LoadedSampler, variables: PyTree, tiles: Iterable[np.ndarray], batch: int
+) -> Iterator[np.ndarray]:
+    """One output per tile; the next batch is read and sent off before the last one is fetched."""
+    waiting: tuple[jax.Array, int] | None = None
+    stream = iter(tiles)
+    while part := list(itertools.islice(stream, batch)):
+        padded = np.stack(part + [part[-1]] * (batch - len(part)))
+        sent = sampler.jitted(variables, {"image": padded}, jax.random.key(0)), len(part)
+        if waiting is not None:
+            yield from np.asarray(waiting[0])[: waiting[1]]
+        waiting = sent
+    if waiting is not None:
+        yield from np.asarray(waiting[0])[: waiting[1]]
+
+
+def _output_shape(sampler: LoadedSampler, tile: np.ndarray) -> tuple[int, ...]:
+    spec = {"image": jax.ShapeDtypeStruct((1, *tile.shape), tile.dtype)}
+    return jax.eval_shape(sampler.function, sampler.variables, spec, jax.random.key(0)).shape[1:]
