@@ -14,11 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medgen_jax.core.errors import UserError
 from medgen_jax.interop import torch_layout as layout
 from medgen_jax.interop.torch_layout import Row, State, Tree
-
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -81,36 +78,6 @@ def _patchgan_rows(in_channels: int, ndf: int, layers: int, norm: str) -> list[R
     return rows + layout.convolution(f"model.{3 * layers + 2}", f"conv_{layers + 1}", "conv", (1, inner, 4, 4), True)
 
 
-def _norm_kind(what: str, state: State, norm: str, conv: str) -> str:
-    """Kind of norm, from the first convolution that a norm follows and from that norm."""
-    if f"{norm}.weight" in state:
-        return "batch"
-    if f"{conv}.bias" in state:
-        return "instance"
-    raise UserError(f"{what} weights: neither {norm}.weight (batch norm) nor {conv}.bias (instance norm) is there")
-
-
-def _check_norm(what: str, norm: str) -> None:
-    if norm not in ("batch", "instance"):
-        raise UserError(f"{what} weights: norm {norm!r} has no counterpart in the layout, only batch and instance have")
-
-
-def _shape(what: str, state: State, name: str, axes: int = 4) -> tuple[int, ...]:
-    if name not in state or np.ndim(state[name]) != axes:
-        raise UserError(f"{what} weights: no tensor {name} with {axes} axes; is this the file of another network?")
-    return np.shape(state[name])
-
-
-def _unused_statistics(state: State, norm: str) -> list[str]:
-    """Names that are right to be ignored: counters always, every statistic of an instance norm."""
-    suffixes = _STATISTICS if norm == "instance" else ("num_batches_tracked",)
-    return [name for name in state if name.rpartition(".")[2] in suffixes]
-
-
-def _count(params: Tree) -> int:
-    return sum(_count(node) if isinstance(node, dict) else node.size for node in params.values())
-
-
 def unet_from_torch(state: State) -> tuple[Tree, Tree, UNetInfo]:
     """``(params, batch_stats, info)`` of a U-Net generator.
 
@@ -127,14 +94,14 @@ def unet_from_torch(state: State) -> tuple[Tree, Tree, UNetInfo]:
     downs, prefix = 1, "model.model.1"
     while f"{prefix}.model.1.weight" in state:
         downs, prefix = downs + 1, prefix + ".model.3"
-    ngf, in_channels = _shape(what, state, "model.model.0.weight")[:2]
-    out_channels = _shape(what, state, "model.model.3.weight")[1]
-    norm = _norm_kind(what, state, "model.model.1.model.2", "model.model.1.model.1")
+    ngf, in_channels = layout.shape_of(what, state, "model.model.0.weight")[:2]
+    out_channels = layout.shape_of(what, state, "model.model.3.weight")[1]
+    norm = layout.norm_kind(what, state, "model.model.1.model.2", "model.model.1.model.1")
     rows = _unet_rows(in_channels, out_channels, ngf, downs, norm)
-    layout.check_names(what, rows, state, _unused_statistics(state, norm))
+    layout.check_names(what, rows, state, layout.unused_statistics(state, norm))
     params, batch_stats = layout.to_flax(what, rows, state)
     tracked = layout.batches_tracked(state) if norm == "batch" else 0
-    return params, batch_stats, UNetInfo(in_channels, out_channels, ngf, downs, norm, _count(params), tracked)
+    return params, batch_stats, UNetInfo(in_channels, out_channels, ngf, downs, norm, layout.count(params), tracked)
 
 
 def unet_to_torch(params: Tree, batch_stats: Tree, *, norm: str, batches_tracked: int = 0) -> dict[str, np.ndarray]:
@@ -148,38 +115,33 @@ def unet_to_torch(params: Tree, batch_stats: Tree, *, norm: str, batches_tracked
     Raises:
       UserError: the network has no counterpart in the layout (``nearest_conv``, norm ``none``).
     """
-    _check_norm("U-Net", norm)
+    layout.check_norm("U-Net", norm)
     downs = sum(name.startswith("down_") and "norm" not in name for name in params)
     in_channels, ngf = np.shape(params["down_0"]["kernel"])[2:]
     out_channels = np.shape(params["up_0"]["kernel"])[3]
     rows = _unet_rows(in_channels, out_channels, ngf, downs, norm)
-    return _with_counters(layout.to_torch("U-Net", rows, params, batch_stats), batches_tracked)
+    return layout.with_counters(layout.to_torch("U-Net", rows, params, batch_stats), batches_tracked)
 
 
 def patchgan_from_torch(state: State) -> tuple[Tree, Tree, PatchGANInfo]:
     """``(params, batch_stats, info)`` of a PatchGAN discriminator; as `unet_from_torch`."""
     what = "PatchGAN"
-    ndf, in_channels = _shape(what, state, "model.0.weight")[:2]
+    ndf, in_channels = layout.shape_of(what, state, "model.0.weight")[:2]
     layers = 0
     while f"model.{3 * (layers + 1) + 2}.weight" in state:
         layers += 1
-    norm = _norm_kind(what, state, "model.3", "model.2")
+    norm = layout.norm_kind(what, state, "model.3", "model.2")
     rows = _patchgan_rows(in_channels, ndf, layers, norm)
-    layout.check_names(what, rows, state, _unused_statistics(state, norm))
+    layout.check_names(what, rows, state, layout.unused_statistics(state, norm))
     params, batch_stats = layout.to_flax(what, rows, state)
     tracked = layout.batches_tracked(state) if norm == "batch" else 0
-    return params, batch_stats, PatchGANInfo(in_channels, ndf, layers, norm, _count(params), tracked)
+    return params, batch_stats, PatchGANInfo(in_channels, ndf, layers, norm, layout.count(params), tracked)
 
 
 def patchgan_to_torch(params: Tree, batch_stats: Tree, *, norm: str, batches_tracked: int = 0) -> dict[str, np.ndarray]:
     """The state dict of a PatchGAN, the inverse of `patchgan_from_torch`; arguments as in `unet_to_torch`."""
-    _check_norm("PatchGAN", norm)
+    layout.check_norm("PatchGAN", norm)
     layers = sum(name.startswith("conv_") for name in params) - 2
     in_channels, ndf = np.shape(params["conv_0"]["kernel"])[2:]
     rows = _patchgan_rows(in_channels, ndf, layers, norm)
-    return _with_counters(layout.to_torch("PatchGAN", rows, params, batch_stats), batches_tracked)
-
-
-def _with_counters(state: dict[str, np.ndarray], batches_tracked: int) -> dict[str, np.ndarray]:
-    norms = [name.rpartition(".")[0] for name in state if name.endswith(".running_var")]
-    return state | {f"{norm}.num_batches_tracked": np.array(batches_tracked, np.int64) for norm in norms}
+    return layout.with_counters(layout.to_torch("PatchGAN", rows, params, batch_stats), batches_tracked)

@@ -16,6 +16,7 @@ from medgen_jax.core.errors import UserError
 State = Mapping[str, np.ndarray]
 Tree = dict[str, Any]
 
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 #: Axes of a PyTorch weight in the order in which Flax stores them.
 _AXES = {"conv": (2, 3, 1, 0), "convt": (2, 3, 0, 1), "vector": (0,)}
 _BACK = {kind: tuple(np.argsort(axes)) for kind, axes in _AXES.items()}
@@ -39,21 +40,22 @@ class Row:
 
 
 def convolution(name: str, module: str, kind: str, shape: tuple[int, ...], bias: bool) -> list[Row]:
-    """Rows of a convolution ``name.weight`` (and ``name.bias``); shape is that of the weight."""
-    rows = [Row(f"{name}.weight", ("params", module, "kernel"), kind, shape)]
+    """Rows of a convolution ``name.weight`` (and ``name.bias``) of the weight's shape; nested modules as ``outer/inner``."""
+    rows = [Row(f"{name}.weight", ("params", *module.split("/"), "kernel"), kind, shape)]
     if bias:
         width = shape[1] if kind == "convt" else shape[0]
-        rows.append(Row(f"{name}.bias", ("params", module, "bias"), "vector", (width,)))
+        rows.append(Row(f"{name}.bias", ("params", *module.split("/"), "bias"), "vector", (width,)))
     return rows
 
 
 def batch_norm(name: str, module: str, width: int) -> list[Row]:
     """Rows of a batch norm; its ``num_batches_tracked`` is not a parameter (see `batches_tracked`)."""
+    place = module.split("/")
     pairs = (
-        ("weight", ("params", module, "scale")),
-        ("bias", ("params", module, "bias")),
-        ("running_mean", ("batch_stats", module, "mean")),
-        ("running_var", ("batch_stats", module, "var")),
+        ("weight", ("params", *place, "scale")),
+        ("bias", ("params", *place, "bias")),
+        ("running_mean", ("batch_stats", *place, "mean")),
+        ("running_var", ("batch_stats", *place, "var")),
     )
     return [Row(f"{name}.{key}", path, "vector", (width,)) for key, path in pairs]
 
@@ -123,3 +125,46 @@ def _paths(tree: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
 def batches_tracked(state: State) -> int:
     """Training passes that the batch norms of a state dict have counted; 0 when they keep no count."""
     return max((int(value) for name, value in state.items() if name.endswith(".num_batches_tracked")), default=0)
+
+
+def norm_kind(what: str, state: State, norm: str, conv: str) -> str:
+    """``batch`` or ``instance``, from the names of the first norm and of the convolution before it.
+
+    Raises:
+      UserError: when neither fits.
+    """
+    if f"{norm}.weight" in state:
+        return "batch"
+    if f"{conv}.bias" in state:
+        return "instance"
+    raise UserError(f"{what} weights: neither {norm}.weight (batch norm) nor {conv}.bias (instance norm) is there")
+
+
+def check_norm(what: str, norm: str) -> None:
+    """Raise a UserError for a norm that PyTorch projects of this family do not have."""
+    if norm not in ("batch", "instance"):
+        raise UserError(f"{what} weights: norm {norm!r} has no counterpart in the layout, only batch and instance have")
+
+
+def shape_of(what: str, state: State, name: str, axes: int = 4) -> tuple[int, ...]:
+    """Shape of a named tensor; a UserError when it is absent or has another number of axes."""
+    if name not in state or np.ndim(state[name]) != axes:
+        raise UserError(f"{what} weights: no tensor {name} with {axes} axes; is this the file of another network?")
+    return np.shape(state[name])
+
+
+def unused_statistics(state: State, norm: str) -> list[str]:
+    """Names that are right to be ignored: counters always, every statistic of an instance norm."""
+    suffixes = _STATISTICS if norm == "instance" else ("num_batches_tracked",)
+    return [name for name in state if name.rpartition(".")[2] in suffixes]
+
+
+def count(params: Tree) -> int:
+    """Number of values in nested dicts of arrays."""
+    return sum(count(node) if isinstance(node, dict) else node.size for node in params.values())
+
+
+def with_counters(state: dict[str, np.ndarray], batches_tracked: int) -> dict[str, np.ndarray]:
+    """The state dict with every batch norm's counter added."""
+    norms = [name.rpartition(".")[0] for name in state if name.endswith(".running_var")]
+    return state | {f"{norm}.num_batches_tracked": np.array(batches_tracked, np.int64) for norm in norms}

@@ -14,8 +14,10 @@ from medgen_jax.core.errors import UserError
 from medgen_jax.ops import conv
 
 KERNEL_INIT = nn.initializers.normal(0.02)
-NORMS = ("batch", "instance", "none")
+NORMS = ("batch", "instance", "sample", "none")
 STATS = ("batch", "pooled", "running", "given")
+#: Added to the deviation of a ``sample`` norm.
+SAMPLE_EPSILON = 1e-3
 UPSAMPLES = ("convt", "nearest_conv")
 
 
@@ -161,20 +163,22 @@ class Norm(nn.Module):
     """Batch or instance normalisation with a choice of whose statistics to use.
 
     Attributes:
-      kind: ``batch`` (affine, running statistics), ``instance`` (neither), or ``none`` (identity).
+      kind: ``batch`` (affine, running statistics), ``instance`` (neither), ``sample`` (one mean and
+        deviation per sample over all pixels and channels, one scale and one bias; Zhang et al. 2022), or
+        ``none`` (identity).
       momentum: share of the old running statistics that an update keeps (torch calls ``1 -`` this so).
-      epsilon: added to the variance.
+      epsilon: added to the variance; ``sample`` adds `SAMPLE_EPSILON` to the deviation instead.
       dtype: output dtype. Statistics and the normalisation itself are float32.
 
     Call: ``(x, stats=...)`` with x (n, h, w, c) -> the same shape. ``stats`` is
 
-    * ``batch``: of this input; over n, h, w for ``batch`` (under jit: the global batch), over h, w of each
-      sample for ``instance``;
-    * ``pooled``: of this input over n, h, w for both kinds;
-    * ``running``: the running averages for ``batch``; as ``batch`` for ``instance``, which keeps none;
-    * ``given``: read from the collection ``given_stats``, for both kinds.
+    * ``batch``: of this input; over n, h, w for ``batch`` (under jit: the global batch), of each sample
+      for ``instance`` and ``sample``;
+    * ``pooled``: of this input over its samples too, for every kind;
+    * ``running``: the running averages for ``batch``; as ``batch`` for the others, which keep none;
+    * ``given``: read from the collection ``given_stats``, for every kind.
 
-    Collections, each with ``mean`` and ``var`` (c,) float32:
+    Collections, each with ``mean`` and ``var`` (c,) float32, (1,) for ``sample``:
 
     * ``batch_stats``: running averages of kind ``batch``. Updated by a ``batch`` or ``pooled`` call in which
       the collection is mutable, with the unbiased variance, as torch does.
@@ -198,20 +202,25 @@ class Norm(nn.Module):
         if self.kind == "none":
             return x
         x = x.astype(jnp.float32)
-        measured = stats in ("batch", "pooled") or (stats == "running" and self.kind == "instance")
+        measured = stats in ("batch", "pooled") or (stats == "running" and self.kind != "batch")
         mean, var = self._measure(x, stats) if measured else self._stored(x, stats)
         if not self.is_initializing():
             self._capture(mean, var)
         if self.kind == "batch" and measured:
             self._update_running(x, mean, var)
-        y = (x - mean) * self._gain(lax.rsqrt(var + self.epsilon))
-        if self.kind == "batch":
-            y = y + _per_channel(self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32))
+        y = (x - mean) * self._gain(var, x.shape[-1])
+        if self.kind != "instance":
+            y = y + _per_channel(self.param("bias", nn.initializers.zeros, (self._width(x.shape[-1]),), jnp.float32))
         return y.astype(self.dtype)
+
+    def _width(self, channels: int) -> int:
+        return 1 if self.kind == "sample" else channels
 
     def _measure(self, x: jax.Array, stats: str) -> tuple[jax.Array, jax.Array]:
         """Moments of the input, (n, 1, 1, c) per sample or (1, 1, 1, c) pooled."""
         mean, var = sample_moments(x)
+        if self.kind == "sample":
+            mean, var = pool_moments(jnp.moveaxis(mean, 3, 0)[..., None], jnp.moveaxis(var, 3, 0)[..., None])
         if self.kind == "batch" or stats == "pooled":
             mean, var = (_per_channel(m) for m in pool_moments(mean, var))
         return mean, var
@@ -250,7 +259,11 @@ class Norm(nn.Module):
             new = lax.stop_gradient(new).reshape(-1)
             running.value = self.momentum * running.value + (1 - self.momentum) * new
 
-    def _gain(self, inverse_std: jax.Array) -> jax.Array:
+    def _gain(self, var: jax.Array, channels: int) -> jax.Array:
         if self.kind == "instance":
-            return inverse_std
-        return inverse_std * _per_channel(self.param("scale", _scale_init, (inverse_std.shape[-1],)))
+            return lax.rsqrt(var + self.epsilon)
+        scale = _per_channel(self.param("scale", _scale_init, (self._width(channels),)))
+        if self.kind == "batch":
+            return lax.rsqrt(var + self.epsilon) * scale
+        # The root's slope is infinite at 0, where a constant image lies.
+        return scale / (jnp.sqrt(jnp.maximum(var, 1e-12)) + SAMPLE_EPSILON)

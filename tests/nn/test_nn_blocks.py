@@ -60,6 +60,21 @@ def test_batch_statistics(kind: str, axes: tuple[int, ...]) -> None:
     np.testing.assert_allclose(y, wanted, atol=2e-5)
 
 
+SCALAR = {"params": {"scale": jnp.array([2.0]), "bias": jnp.array([0.5])}}
+
+
+def test_sample_norm_takes_all_pixels_and_channels_together() -> None:
+    x = image(30, 3, 5, 6, 4, mean=2.0) * jnp.array([1.0, 2.0, 5.0]).reshape(3, 1, 1, 1)
+    y, captured = Norm("sample").apply(SCALAR, x, mutable=["given_stats"])
+    values = np.asarray(x, np.float64)
+    mean, deviation = values.mean((1, 2, 3), keepdims=True), values.std((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(y, 2 * (values - mean) / (deviation + 1e-3) + 0.5, atol=2e-5)
+    assert captured["given_stats"]["mean"].shape == (1,)
+    together = Norm("sample").apply(SCALAR, x, stats="pooled")
+    np.testing.assert_allclose(together, 2 * (values - values.mean()) / (values.std() + 1e-3) + 0.5, atol=2e-5)
+    np.testing.assert_allclose(captured["given_stats"]["var"], [values.var()], rtol=1e-5)
+
+
 def test_pooled_statistics_make_instance_norm_agree_over_the_batch() -> None:
     x = image(4, 3, 4, 4, 2) * jnp.array([1.0, 2.0, 5.0]).reshape(3, 1, 1, 1)
     y = Norm("instance").apply({}, x, stats="pooled")
@@ -173,13 +188,14 @@ def test_combined_captures_are_the_capture_of_the_union() -> None:
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("kind", ["batch", "instance"])
+@pytest.mark.parametrize("kind", ["batch", "instance", "sample"])
 def test_a_blank_tile_gives_finite_values_and_gradients(kind: str, dtype: type) -> None:
     net = Norm(kind, dtype=dtype)
     x = jnp.full((1, 8, 8, 3), -1.0 / 3.0, dtype)
-    y, vjp = jax.vjp(lambda x: net.apply(AFFINE if kind == "batch" else {}, x), x)
+    variables, bias = {"batch": (AFFINE, BIAS), "instance": ({}, 0.0), "sample": (SCALAR, 0.5)}[kind]
+    y, vjp = jax.vjp(lambda x: net.apply(variables, x), x)
     assert y.dtype == dtype
-    wanted = np.broadcast_to(BIAS if kind == "batch" else np.zeros(3), y.shape)
+    wanted = np.broadcast_to(bias, y.shape)
     np.testing.assert_array_equal(y.astype(jnp.float32), wanted)
     (gradient,) = vjp(image(18, *y.shape).astype(dtype))
     assert np.isfinite(np.asarray(gradient, np.float32)).all()
