@@ -40,7 +40,7 @@ class Row:
 
 
 def convolution(name: str, module: str, kind: str, shape: tuple[int, ...], bias: bool) -> list[Row]:
-    """Rows of a convolution ``name.weight`` (and ``name.bias``) of the weight's shape; nested modules as ``outer/inner``."""
+    """Rows of a convolution ``name.weight`` (and ``name.bias``); the shape is the weight's, modules nest by ``/``."""
     rows = [Row(f"{name}.weight", ("params", *module.split("/"), "kernel"), kind, shape)]
     if bias:
         width = shape[1] if kind == "convt" else shape[0]
