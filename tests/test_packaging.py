@@ -119,7 +119,7 @@ def test_the_wheel_carries_code_configurations_images_and_licences(wheel):
     configs = {f"medgen_jax/{p.relative_to(ROOT)}" for p in files}
     assert images
     assert "medgen_jax/configs/quickstart.py" in configs
-    assert code | images | configs <= names
+    assert code | images | configs | {"medgen_jax/interop/lpips_lin_v0_1.npz"} <= names
     dist_info = f"medgen_jax-{medgen_jax.__version__}.dist-info"
     assert {f"{dist_info}/licenses/LICENSE", f"{dist_info}/licenses/NOTICE"} <= names
     assert [n for n in names if not n.startswith(("medgen_jax/", dist_info)) or "__pycache__" in n] == []
@@ -153,12 +153,21 @@ def test_an_installed_package_lists_its_commands(installed, tmp_path):
     assert medgen_jax.__version__ in run_installed(installed, tmp_path, "-m", "medgen_jax")
 
 
+def test_an_installed_package_holds_intact_metric_heads(installed, tmp_path):
+    code = "from medgen_jax.interop import weight_store as w; print(w.HEADS, len(w.heads()))"
+    assert run_installed(installed, tmp_path, "-c", code).split() == [
+        str(installed / "medgen_jax" / "interop" / "lpips_lin_v0_1.npz"), "17"
+    ]  # fmt: skip
+
+
 def test_papers_of_the_project_agree():
     assert "                                 Apache License" in (ROOT / "LICENSE").read_text()
     assert PROJECT["license"] == "Apache-2.0"
     assert f"\nversion: {medgen_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## [{medgen_jax.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
-    assert "5db882b" in (ROOT / "NOTICE").read_text()
+    notice = (ROOT / "NOTICE").read_text()
+    assert "5db882b" in notice
+    assert "lpips_lin_v0_1.npz" in notice and "Richard Zhang" in notice
 
 
 # -- job files ---------------------------------------------------------------------------------------
