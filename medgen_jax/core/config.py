@@ -23,6 +23,10 @@ class Layout(enum.Enum):
     AUTO = "auto"  # decided by the folders that are there
     PAIRED = "paired"  # {train,val,test}/{A,B}/name.png
     UNPAIRED = "unpaired"  # trainA trainB testA testB
+    CLASSES = "classes"  # {train,val,test}/CLASS/name.png
+    PANELS = "panels"  # {train,val,test}/name.png, a and b side by side in one picture
+    IMAGES = "images"  # {train,val,test}/name.png
+    CSV = "csv"  # the source is a CSV file that lists images
     PREPARED = "prepared"  # written by `python -m medgen_jax.prepare` or any TFDS ArrayRecord set
 
 
@@ -30,8 +34,15 @@ class Layout(enum.Enum):
 class DataConfig:
     """Where images come from and how they are cut."""
 
-    source: str = ""  # directory, or the name of a data set that ships with the package ("isl")
+    source: str = ""  # directory, CSV file, or the name of a data set that ships with the package ("isl")
     layout: Layout = Layout.AUTO
+    pairs_source: Optional[str] = None  # a second, paired source for the table of pairs, beside unpaired a and b
+    csv_root: Optional[str] = None  # folder that the paths in a CSV file start from; None: the one it lies in
+    shares: tuple[float, ...] = (0.8, 0.1, 0.1)  # of train, val and test in patients, for a CSV file without splits
+    split_seed: int = 0  # deals those patients anew
+    panels: int = 2  # pictures of equal width in one file, for layout=panels
+    panel_a: int = 0  # which of them are a and b, counted from the left
+    panel_b: int = 1
     bits: int = 8  # bits per sample of the files, 8 or 16; other files are refused
     load_size: Optional[int] = None  # square size to resize to (bicubic) before cropping; None: keep
     crop_size: int = 256  # square training crop, pixels
@@ -126,7 +137,12 @@ def validate_shared(data: DataConfig, train: TrainConfig) -> None:
     if data.load_size is not None:
         rule = f"must be at least data.crop_size = {data.crop_size}"
         require(data.load_size >= data.crop_size, "data.load_size", data.load_size, rule)
-    for name in ("threads", "workers", "prefetch"):
+    require(data.panels >= 2, "data.panels", data.panels, "must be at least 2")
+    for name in ("panel_a", "panel_b"):
+        rule = f"must be one of the data.panels = {data.panels} panels, counted from 0, and not the other one"
+        good = 0 <= getattr(data, name) < data.panels and data.panel_a != data.panel_b
+        require(good, f"data.{name}", getattr(data, name), rule)
+    for name in ("threads", "workers", "prefetch", "split_seed"):
         require(getattr(data, name) >= 0, f"data.{name}", getattr(data, name), "must not be negative")
     for name in ("steps", "epochs"):
         require(getattr(train, name) >= 0, f"train.{name}", getattr(train, name), "must not be negative")

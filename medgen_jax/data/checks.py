@@ -12,6 +12,14 @@ from medgen_jax.core.streams import Field, Stream
 from medgen_jax.data.images import ImageHeader
 from medgen_jax.data.tables import Table
 
+#: What a user can lay out to have a table.
+_WANTED = {
+    "pairs": "pairs: {train,val,test}/{A,B} with equal names, pictures side by side (config.data.layout=panels), "
+    "a CSV file with path_a and path_b, or registered pairs beside the rest (config.data.pairs_source)",
+    "records": "single images: {train,val,test}/CLASS/name.png, {train,val,test}/name.png (config.data.layout=images), "
+    "or a CSV file with path",
+}
+
 
 def table_for(tables: Mapping[str, Table], stream: str) -> Table:
     """The table that feeds a stream.
@@ -21,7 +29,7 @@ def table_for(tables: Mapping[str, Table], stream: str) -> Table:
     """
     if stream not in tables:
         have = ", ".join(sorted(tables))
-        wanted = "pairs, {train,val,test}/{A,B} with equal names" if stream == "pairs" else f"a table {stream!r}"
+        wanted = _WANTED.get(stream, f"a table {stream!r}")
         raise UserError(f"config.data.source: this system needs {wanted}; the data set has: {have}")
     return tables[stream]
 

@@ -20,6 +20,8 @@ from medgen_jax.data.manifest import verify
 from medgen_jax.data.tables import Table, header_of
 
 _INFO = "dataset_info.json"
+#: What a table has read for itself; a pickled one reads it again.
+_OPENED = ("_source", "_shapes", "labels", "classes")
 #: Our name of a split -> the name most TFDS sets use.
 _ALIASES = {"val": "validation"}
 
@@ -120,6 +122,13 @@ class PreparedTable(Table):
         """Integer features. Their values are read in one pass over the records, on first use."""
         return _Labels(self, _label_features(self._source.dataset_info.features))
 
+    @functools.cached_property
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the values of those integer features that are TFDS class labels with names."""
+        features = self._source.dataset_info.features
+        named = {name: getattr(features[name], "names", None) for name in _label_features(features)}
+        return {name: tuple(names) for name, names in named.items() if names}
+
     def _record(self, index: int) -> dict[str, Any]:
         try:
             return self._source[index]
@@ -154,7 +163,7 @@ class PreparedTable(Table):
         return PreparedTable(self._directory, self._split, {name: self._columns[name] for name in names})
 
     def __getstate__(self) -> dict:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_source", "_shapes", "labels")}
+        return {key: value for key, value in self.__dict__.items() if key not in _OPENED}
 
 
 class _Labels(Mapping[str, np.ndarray]):

@@ -2,7 +2,7 @@
 
 A `Table` is a sequence of records; a record is a dict of one entry per column. Image columns are
 HWC ``uint8`` or ``uint16``; label columns are integer scalars, known for all records at once
-through ``labels``. Reading is thread-safe, and a table can be pickled into a worker process.
+through ``labels``, and named by ``classes``. Reading is thread-safe, and a table can be pickled into a worker process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from medgen_jax.core.errors import UserError
 from medgen_jax.data.images import ImageHeader, read_header, read_image
+from medgen_jax.data.listing import Listing, Panel
 from medgen_jax.data.transforms import resize
 
 #: Folders whose decoded images fit into this many bytes are kept in memory once decoded. The
@@ -30,10 +32,12 @@ class Table(abc.ABC):
     Attributes:
       names: image columns.
       labels: label columns: name -> (records,) integers; may be empty.
+      classes: label column -> names of its values 0, 1, ..., where they have names.
     """
 
     names: tuple[str, ...]
     labels: Mapping[str, np.ndarray]
+    classes: Mapping[str, tuple[str, ...]]
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -67,6 +71,7 @@ class ArrayTable(Table):
       columns: image columns, each (n, h, w, c) ``uint8`` or ``uint16``, or a list of HWC arrays.
       labels: label columns, each (n,).
       source: what messages call this table.
+      classes: label column -> names of its values.
     """
 
     def __init__(
@@ -74,8 +79,10 @@ class ArrayTable(Table):
         columns: Mapping[str, np.ndarray | Sequence[np.ndarray]],
         labels: Mapping[str, np.ndarray] | None = None,
         source: str = "arrays",
+        classes: Mapping[str, tuple[str, ...]] | None = None,
     ):
         self.names = tuple(columns)
+        self.classes = dict(classes or {})
         self.labels = {name: np.asarray(values, np.int32) for name, values in (labels or {}).items()}
         self._columns, self._source = dict(columns), source
         lengths = {name: len(values) for name, values in {**self._columns, **self.labels}.items()}
@@ -96,28 +103,40 @@ class ArrayTable(Table):
         return f"{self._source}, record {index}, column {name}"
 
     def select(self, *names: str) -> ArrayTable:
-        return ArrayTable({name: self._columns[name] for name in names}, self.labels, self._source)
+        return ArrayTable({name: self._columns[name] for name in names}, self.labels, self._source, self.classes)
 
 
 class FileTable(Table):
-    """Records in image files, one file per column and record.
+    """Records in image files, one file (or panel of a file) per column and record.
 
     All headers are read at once; pixels on first access.
 
     Args:
-      columns: column name -> files; all columns of the same length.
+      records: a `Listing`, or plain columns: name -> files, all of the same length.
       load_size: resize every image to this square (bicubic) as it is decoded; None keeps sizes.
 
+    Attributes:
+      groups: patient or slide of each record, empty when unknown. They do not travel: a pickled
+        table has lost them.
+
     Raises:
-      UserError: naming the first file that is missing, broken or of an unsupported type.
+      UserError: naming the first file that is missing, broken, of an unsupported type, or not to be
+        divided into its panels.
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[Path]], load_size: int | None = None):
-        self.names = tuple(columns)
-        self.labels = {}
-        self._files = {name: tuple(files) for name, files in columns.items()}
+    def __init__(self, records: Listing | Mapping[str, Sequence[Path]], load_size: int | None = None):
+        if not isinstance(records, Listing):
+            records = Listing({name: tuple(files) for name, files in records.items()})
+        self.names = tuple(records.columns)
+        self.labels = {name: np.asarray(values, np.int32) for name, values in records.labels.items()}
+        self.classes = dict(records.classes)
+        self.groups = records.groups
+        self._ids = records.ids
+        self._files = dict(records.columns)
+        self._panels = dict(records.panels)
         self._load_size = load_size
-        self._headers = {name: read_headers(files) for name, files in self._files.items()}
+        read = {files: read_headers(files) for files in set(self._files.values())}
+        self._headers = {name: self._cut(name, read[files]) for name, files in self._files.items()}
         self._kept: dict[str, list[np.ndarray | None]] | None = None
 
     @property
@@ -142,26 +161,45 @@ class FileTable(Table):
         return header[:2] if self._load_size is None else (self._load_size, self._load_size)
 
     def record_id(self, index: int) -> str:
-        """File name of a record without its suffix."""
-        return self._files[self.names[0]][index].stem
+        """What a record is called in outputs."""
+        return self._ids[index]
 
     def __len__(self) -> int:
-        return len(self._files[self.names[0]])
+        return len(self._ids)
 
     def images(self, index: int) -> dict[str, np.ndarray]:
-        return {name: self._image(name, index) for name in self.names}
+        decoded: dict[Path, np.ndarray] = {}  # panels of one file are cut from one decoding
+        return {name: self._image(name, index, decoded) for name in self.names}
 
-    def _image(self, name: str, index: int) -> np.ndarray:
+    def _image(self, name: str, index: int, decoded: dict[Path, np.ndarray]) -> np.ndarray:
         # Two threads may decode the same image at once; both get the same pixels, one copy stays.
         image = self._kept[name][index] if self._kept else None
         if image is None:
-            image = read_image(self._files[name][index])
+            file = self._files[name][index]
+            if file not in decoded:
+                decoded[file] = read_image(file)
+            image = decoded[file]
+            if name in self._panels:
+                image = np.ascontiguousarray(panel_of(image, self._panels[name]))
             if self._load_size is not None:
                 image = resize(image, self._load_size, self._load_size)
             image.flags.writeable = False
             if self._kept:
                 self._kept[name][index] = image
         return image
+
+    def _cut(self, name: str, headers: list[ImageHeader]) -> list[ImageHeader]:
+        """Headers of a column's panels, from those of their files."""
+        if name not in self._panels:
+            return headers
+        count = self._panels[name].count
+        for file, header in zip(self._files[name], headers, strict=True):
+            if header.width % count:
+                raise UserError(
+                    f"{file}: is {header.width} pixels wide, which {count} panels do not share evenly; set "
+                    "config.data.panels to their number, or config.data.layout=images if it shows one picture"
+                )
+        return [header._replace(width=header.width // count) for header in headers]
 
     def header(self, index: int, name: str) -> ImageHeader:
         return self._headers[name][index]
@@ -176,14 +214,20 @@ class FileTable(Table):
         return part
 
     def __getstate__(self) -> dict:
-        # A worker process decodes for itself: file names travel, pixels do not.
+        # A worker process decodes for itself: file names travel, pixels and patients do not.
         kept = self._kept and {name: [None] * len(images) for name, images in self._kept.items()}
-        return self.__dict__ | {"_kept": kept}
+        return self.__dict__ | {"_kept": kept, "groups": ()}
 
 
 def header_of(image: np.ndarray) -> ImageHeader:
     """The header that a decoded HWC image would have."""
     return ImageHeader(*image.shape, 8 * image.dtype.itemsize)
+
+
+def panel_of(image: np.ndarray, panel: Panel) -> np.ndarray:
+    """One panel of an HWC image whose width is a multiple of their number; a view."""
+    width = image.shape[1] // panel.count
+    return image[:, panel.index * width : (panel.index + 1) * width]
 
 
 def read_headers(files: Sequence[Path]) -> list[ImageHeader]:
