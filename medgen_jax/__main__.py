@@ -12,7 +12,9 @@ VERBS = {
     "train": "train a system: --config FILE --workdir DIR; the same command resumes",
     "prepare": "decode a folder of images once into records that read fast",
     "translate": "run a trained system over a folder of images",
+    "evaluate": "judge generated images, or a run on a split of its data: numbers with intervals",
     "convert": "bring reference PyTorch weights into a run directory",
+    "weights": "list, download and convert the pretrained weights of the metrics",
     "doctor": "check this installation and say what to mend",
 }
 

@@ -105,6 +105,12 @@ def test_data_never_imports_jax(root):
             assert not tops & {"jax", "flax", "optax", "orbax"}, path
 
 
+def test_only_the_command_imports_the_evaluation_room(root):
+    elsewhere = [(path, tree) for path, tree in files(root) if path.parts[0] != "evaluation"]
+    importers = [str(p) for p, tree in elsewhere if "evaluation" in {room for room, _ in rooms_imported(p, tree)}]
+    assert importers == ["evaluate.py"]
+
+
 def test_flax_lives_in_nn_and_systems(root):
     for path, tree in files(root):
         if path.parts[0] in ("core", "ops", "losses", "metrics", "engine", "viz", "interop", "diffusion", "fpm"):
@@ -137,7 +143,7 @@ def test_sampling_imports_jax_alone():
     assert not loaded & {"flax", "optax", "orbax", "grain", "clu", "absl", "PIL", "tensorboardX", "tensorflow_datasets"}
 
 
-@pytest.mark.parametrize("main", ["train", "prepare", "translate", "convert", "doctor"])
+@pytest.mark.parametrize("main", ["train", "prepare", "translate", "evaluate", "convert", "weights", "doctor"])
 def test_mains_are_thin(root, main):
     path = root / "medgen_jax" / f"{main}.py"
     assert importlib.util.find_spec(f"medgen_jax.{main}")

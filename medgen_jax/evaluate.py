@@ -1,0 +1,101 @@
+"""Judge generated images: ``python -m medgen_jax.evaluate``.
+
+    --real DIR --fake DIR --output OUT        a folder of generated images against a folder of real ones
+    --workdir RUN --split test                a trained run on a split of its own data
+    --real DIR --save_statistics FILE.npz     keep what FID needs of the real images
+    --fake DIR --train DIR --held_out DIR --metrics memorisation --output OUT
+
+OUT gets metrics.json, metrics.csv, per_image.csv and index.html; every number has an interval and a fingerprint.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+from medgen_jax import cli
+
+_REAL = flags.DEFINE_string("real", None, "Folder of real images, or a file written by --save_statistics (FID only).")
+_FAKE = flags.DEFINE_string("fake", None, "Folder of generated images.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run, in place of --real and --fake.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; for a run RUN/evaluation/SPLIT by default.")
+_METRICS = flags.DEFINE_list("metrics", [], "Such as fid,kid,prdc,lpips,psnr,ssim; a wrong name lists them all.")
+_RESIZE = flags.DEFINE_string("resize", "torch-fidelity", "FID protocol: torch-fidelity, clean or pytorch-fid.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "Folder of pretrained weights (python -m medgen_jax.weights).")
+_LPIPS_NET = flags.DEFINE_string("lpips_net", "alex", "LPIPS network: alex or vgg.")
+_K = flags.DEFINE_integer("k", 5, "Neighbour of precision, recall, density and coverage.")
+_KID_SUBSETS = flags.DEFINE_integer("kid_subsets", 100, "Subsets in the published form of KID.")
+_KID_SUBSET_SIZE = flags.DEFINE_integer("kid_subset_size", None, "Their size; 1000, or half the smaller set.")
+_LEVEL = flags.DEFINE_float("level", 0.95, "Level of the intervals.")
+_RESAMPLES = flags.DEFINE_integer("resamples", None, "Resamples for intervals; 0 for none, as many as affordable.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
+_BATCH = flags.DEFINE_integer("batch", 16, "Images per call, over all devices.")
+_PICTURES = flags.DEFINE_integer("pictures", 4, "Worst and best cases on the page, of each; 0 for none.")
+_NAMES = flags.DEFINE_bool("names", False, "Write file names into per_image.csv; they often hold patient identifiers.")
+_NO_CACHE = flags.DEFINE_bool("no_cache", False, "Compute the features of folders anew, and keep none.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace results that are there.")
+_SAVE_STATISTICS = flags.DEFINE_string("save_statistics", None, "File (.npz) for the statistics of --real.")
+_AGAINST = flags.DEFINE_string("against", None, "metrics.json of another evaluation; prints the change of each number.")
+_TRAIN = flags.DEFINE_string("train", None, "Folder of training images, for the metric memorisation.")
+_HELD_OUT = flags.DEFINE_string("held_out", None, "Folder of images of other patients, for memorisation.")
+_PATIENTS = flags.DEFINE_string("patients", None, "CSV (file, patient) about the images of --train and --held_out.")
+_SPLIT = flags.DEFINE_string("split", None, "Split of the run's data; test, or val where there is no test.")
+_WHICH = flags.DEFINE_string("which", "last", "Checkpoint of the run: last, best, or a step.")
+_SAMPLER = flags.DEFINE_string("sampler", None, "Which of the run's samplers, such as a2b; its first by default.")
+_DATA = flags.DEFINE_string("data", None, "Where the run's data are now, if they were moved.")
+
+
+def _settings() -> Any:
+    from medgen_jax.evaluation.settings import Settings
+
+    return Settings(
+        metrics=tuple(name.strip() for name in _METRICS.value if name.strip()),
+        resize=_RESIZE.value, weights=_WEIGHTS.value, lpips_net=_LPIPS_NET.value, k=_K.value,
+        kid_subsets=_KID_SUBSETS.value, kid_subset_size=_KID_SUBSET_SIZE.value, level=_LEVEL.value,
+        resamples=_RESAMPLES.value, seed=_SEED.value, batch=_BATCH.value, pictures=_PICTURES.value,
+        names=_NAMES.value, cache=not _NO_CACHE.value, overwrite=_OVERWRITE.value,
+    )  # fmt: skip
+
+
+def _require_one_form() -> None:
+    """Refuse flags that belong to another form of the command, and missing ones."""
+    of_sets, of_runs = (_REAL, _FAKE, _TRAIN, _HELD_OUT, _PATIENTS, _SAVE_STATISTICS), (_SPLIT, _SAMPLER, _DATA)
+    about_a_run = _WORKDIR.value is not None
+    reason = "does not go with --workdir" if about_a_run else "is about a run: --workdir is missing"
+    for flag in of_sets if about_a_run else of_runs:
+        if flag.value is not None:
+            raise cli.UserError(f"--{flag.name} {reason}")
+    if about_a_run or (_FAKE.value is None and _SAVE_STATISTICS.value is not None):
+        return
+    for flag, meaning in ((_FAKE, "a folder of generated images, or --workdir RUN"), (_OUTPUT, "a folder for results")):
+        if flag.value is None:
+            raise cli.UserError(f"--{flag.name} is missing: {meaning}")
+
+
+def main(_: list[str]) -> int:
+    """Check the flags, evaluate, print the numbers."""
+    _require_one_form()
+    from medgen_jax.engine import runtime
+    from medgen_jax.engine.console import Console
+    from medgen_jax.evaluation import results, runs, sets
+
+    runtime.start()
+    settings, say = _settings(), Console().say
+    if _WORKDIR.value is not None:
+        which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
+        options = {"split": _SPLIT.value, "which": which, "sampler": _SAMPLER.value, "data": _DATA.value}
+        found = runs.evaluate(_WORKDIR.value, _OUTPUT.value, settings, **options, against=_AGAINST.value, say=say)
+    elif _FAKE.value is not None:
+        flags_of_sets = (_FAKE, _REAL, _TRAIN, _HELD_OUT, _PATIENTS, _SAVE_STATISTICS, _AGAINST)
+        request = sets.Request(**{flag.name: flag.value for flag in flags_of_sets})
+        found = sets.evaluate(request, _OUTPUT.value, settings, say=say)
+    else:
+        sets.store_reference(_REAL.value, _SAVE_STATISTICS.value, settings, say=say)
+        return 0
+    print("\n".join(results.lines(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

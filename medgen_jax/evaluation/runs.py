@@ -1,0 +1,267 @@
+"""A trained run on a split of its own data.
+
+Works for samplers that turn one column of the data into another, named ``a2b`` or ``b2a``. Where the data hold pairs,
+outputs are judged against their targets; otherwise only as a set, against the images of the other column.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from medgen_jax.core import manifest
+from medgen_jax.core.errors import UserError
+from medgen_jax.engine import restore
+from medgen_jax.evaluation import comparison, numbers, results
+from medgen_jax.evaluation.devices import parts
+from medgen_jax.evaluation.distances import Reference
+from medgen_jax.evaluation.extremes import Extremes
+from medgen_jax.evaluation.features import Extractor, FeatureRows
+from medgen_jax.evaluation.folders import eight_bit
+from medgen_jax.evaluation.measures import Audit, Choice, PairMeasure, SetMeasure, check_counts, choose, direction
+from medgen_jax.evaluation.networks import Networks, from_weights
+from medgen_jax.evaluation.pairs import PairPass
+from medgen_jax.evaluation.settings import Settings
+from medgen_jax.evaluation.splits import Split, open_split
+from medgen_jax.evaluation.translator import Batch, Translator
+from medgen_jax.ops.scale import from_unit
+from medgen_jax.sampling import LoadedSampler, load_sampler
+
+PAIRED, UNPAIRED = ("paired",), ("fid", "prdc")
+Say = Callable[[str], None]
+
+
+def evaluate(
+    workdir: str | Path,
+    output: str | Path | None,
+    settings: Settings,
+    *,
+    split: str | None = None,
+    which: str | int = "last",
+    sampler: str | None = None,
+    data: str | Path | None = None,
+    against: str | Path | None = None,
+    networks: Networks | None = None,
+    say: Say = print,
+) -> results.Evaluation:
+    """Run a sampler over a split and write the results.
+
+    Args:
+      workdir: directory of a trained run.
+      output: folder for the results; ``WORKDIR/evaluation/SPLIT`` when None.
+      settings: what to compute and how.
+      split: test when None, or val where there is no test.
+      which: checkpoint: ``last``, ``best`` or a step.
+      sampler: the run's first when None.
+      data: where the run's data are now, if they were moved.
+      against: ``metrics.json`` of an earlier evaluation.
+      networks: pretrained networks by name; those in the weights folder when None.
+      say: where messages go.
+
+    Raises:
+      UserError: whatever is to be refused, before the first image is decoded.
+    """
+    settings.check()
+    earlier = comparison.read(against) if against else None
+    step = restore.intact_step(workdir, which)
+    model = load_sampler(workdir, sampler, int(step.name))
+    records = open_split(model, split, data)
+    choice = _chosen(settings, records)
+    over_sets, over_pairs = choice.of(SetMeasure), choice.of(PairMeasure)
+    counts = {f"{records.name} split, inputs": len(records.inputs), "targets": len(records.targets)}
+    check_counts(over_sets, counts, settings)
+    load = networks or from_weights(settings)
+    loaded = {name: load(name) for name in choice.networks}
+    translator = Translator(model, settings.batch, settings.seed)
+    measured = PairPass(over_pairs, loaded, settings.batch) if over_pairs else None
+    _check_shapes(translator, records, measured)
+    folder = results.claim(output or Path(workdir).expanduser() / "evaluation" / records.name, settings.overwrite)
+
+    extractor = Extractor(loaded["inception"], settings.protocol, settings.batch) if over_sets else None
+    judge = _Judge(records, extractor, measured, choice, settings)
+    for batch in tqdm(translator(records), unit="batch", desc=records.name, disable=None):
+        judge.take(batch)
+    judge.take_unpaired_targets()
+    images = {
+        "split": records.name,
+        "n_real": len(records.targets),
+        "n_fake": len(records.inputs),
+        "reference": judge.digest,
+        "fake": manifest.file_digest(step / manifest.NAME),
+        "run": f"{model.system} step {int(step.name)} {model.name}",
+    }
+    found = results.Evaluation(f"{model.system} on its {records.name} split", _facts(images, settings))
+    entries: numbers.Entries = {}
+    if over_sets:
+        real, made = Reference.of(judge.real.array()), judge.made.array()
+        say(f"comparing {len(made)} features with {real.count} ...")
+        entries |= numbers.of_sets(over_sets, real, made, extractor, settings, images)
+    if over_pairs:
+        entries |= numbers.of_pairs(over_pairs, measured, loaded, settings, images, "outputs not rounded")
+        columns = {name: values for name, values in measured.per_image().items() if name in choice.numbers}
+        found.per_image = _identified(columns, records, settings)
+    found.numbers = {name: entries[name] for name in choice.numbers}
+    _add_baselines(found, workdir, model, records, data, say)
+    found.changes = comparison.changes(earlier, found.numbers) if earlier else []
+    found.cases = judge.kept.cases()
+    say(f"page: {results.write(folder, found)}")
+    return found
+
+
+# -- what can be refused before anything is computed ------------------------------------------------
+
+
+def _chosen(settings: Settings, records: Split) -> Choice:
+    choice = choose(settings.metrics or (PAIRED if records.paired else UNPAIRED))
+    if choice.of(Audit):
+        raise UserError("--metrics: memorisation compares folders; write the outputs into one and give it as --fake")
+    unfit = list(choice.of(PairMeasure))
+    if unfit and not records.paired:
+        raise UserError(
+            f"--metrics: {unfit[0]} compares each output with its own target, and the {records.name} split of these "
+            "data is not paired; choose among fid, kid and prdc"
+        )
+    return choice
+
+
+def _check_shapes(translator: Translator, records: Split, measured: PairPass | None) -> None:
+    """Trace the sampler and the measures on every shape that occurs; nothing is computed."""
+    for group in records.groups():
+        first = group[0]
+        where = records.inputs.table.origin(first, records.inputs.name)
+        try:
+            made = translator.output_shape(records.inputs.shape(first))
+            if measured:
+                measured.check(made)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        wanted = records.targets.shape(first)[:3] if records.paired else made
+        if made != wanted:
+            shapes = [" x ".join(map(str, shape)) for shape in (made, wanted)]
+            raise UserError(f"{where}: the sampler makes {shapes[0]} of it, its target is {shapes[1]}")
+
+
+# -- computing -------------------------------------------------------------------------------------
+
+
+class _Judge:
+    """What a pass over the records gathers.
+
+    Attributes:
+      real, made: features of targets and outputs, where sets are compared.
+      kept: worst and best examples by the first number that is known of single records.
+    """
+
+    def __init__(
+        self,
+        records: Split,
+        extractor: Extractor | None,
+        measured: PairPass | None,
+        choice: Choice,
+        settings: Settings,
+    ):
+        self._records, self._measured = records, measured
+        self.real, self.made = (FeatureRows(extractor) if extractor else None for _ in range(2))
+        self._digests: dict[int, str] = {}
+        self._number = next((n for n in choice.numbers if measured and n in measured.numbers), None)
+        if self._number:
+            better = "higher" if direction(self._number) > 0 else "lower"
+            self.kept = Extremes(settings.pictures, better)
+        else:
+            self.kept = Extremes(settings.pictures, "higher", ("Examples", "More examples"))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all targets in order, as decoded."""
+        return hashlib.sha256("\n".join(self._digests[i] for i in sorted(self._digests)).encode()).hexdigest()
+
+    def take(self, batch: Batch) -> None:
+        """Measure a batch of outputs, and its targets where there are pairs.
+
+        Raises:
+          UserError: for an output that is not finite.
+        """
+        for place, image in zip(batch.places, batch.outputs, strict=True):
+            if not np.isfinite(image).all():
+                raise UserError(f"the sampler's output for record {place} is not finite; choose another --which")
+        outputs = np.asarray(from_unit(jnp.asarray(batch.outputs)))
+        if self.made:
+            self.made.add(batch.places, eight_bit(outputs))
+        pictures = {"input": batch.inputs, "output": outputs}
+        values: Mapping[str, np.ndarray] = {}
+        if self._records.paired:
+            pictures["target"] = self._take_targets(batch.places)
+        if self._measured:
+            values = self._measured.add(batch.places, batch.outputs, pictures["target"])
+        for i, place in enumerate(batch.places):
+            value = float(values[self._number][i]) if self._number else 0.0
+            text = f"record {place}" + (f": {self._number} {value:.4g}" if self._number else "")
+            shown = [(title, eight_bit(stack[i])) for title, stack in pictures.items()]
+            self.kept.add(value, functools.partial(lambda *case: case, text, shown))
+
+    def take_unpaired_targets(self) -> None:
+        """Measure the targets that belong to no output."""
+        targets = self._records.targets
+        if self._records.paired:
+            return
+        shapes: dict[Any, list[int]] = {}
+        for place in range(len(targets)):
+            shapes.setdefault(targets.shape(place), []).append(place)
+        for group in shapes.values():
+            for places in parts(group, self.real.batch):
+                self._take_targets(places)
+
+    def _take_targets(self, places: Sequence[int]) -> np.ndarray:
+        targets = np.stack([self._records.targets.image(i) for i in places])
+        for place, target in zip(places, targets, strict=True):
+            self._digests[place] = hashlib.sha256(np.ascontiguousarray(target).tobytes()).hexdigest()
+        if self.real:
+            self.real.add(places, eight_bit(targets))
+        return targets
+
+
+def _add_baselines(
+    found: results.Evaluation, workdir: str | Path, model: LoadedSampler, records: Split, data: Any, say: Say
+) -> None:
+    """What answers that learned nothing, or only the mean of the training targets, score on the same records."""
+    system, _ = restore.open_run(workdir)
+    measures = [e.baselines for e in system.evaluators.values() if e.baselines] if records.paired else []
+    if not measures:
+        return
+    try:
+        training = open_split(model, "train", data)
+        say(f"baselines: reading {len(training.inputs)} training records ...")
+        for measure in measures:
+            rows = measure(training.records(), records.records())
+            for row, values in rows.items():
+                kept = {name: value for name, value in values.items() if name in found.numbers}
+                found.baselines |= {row: kept} if kept else {}
+                for name, value in kept.items():
+                    found.numbers[name].setdefault("baselines", {})[row] = value
+    except UserError as error:
+        found.warnings.append(f"answers without a network were not measured: {error}")
+
+
+# -- what the results say ---------------------------------------------------------------------------
+
+
+def _facts(images: Mapping[str, Any], settings: Settings) -> dict[str, str]:
+    return {
+        "Run": images["run"],
+        "Split": f"{images['split']}, {images['n_fake']} records",
+        "Intervals": f"{settings.level:.0%}",
+        "Seed": str(settings.seed),
+    }
+
+
+def _identified(columns: Mapping[str, Sequence[Any]], records: Split, settings: Settings) -> dict[str, Sequence[Any]]:
+    places = range(len(records.inputs))
+    names = {"name": [records.inputs.record_id(i) for i in places]} if settings.names else {}
+    return {"record": places, **names, **columns}

@@ -1,0 +1,120 @@
+"""The records of a run's split: what goes into its sampler, and what should come out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgen_jax.core.config import DataConfig
+from medgen_jax.core.errors import UserError
+from medgen_jax.data import sources
+from medgen_jax.data.checks import table_for
+from medgen_jax.data.tables import FileTable, Table
+from medgen_jax.data.transforms import evaluation_view
+from medgen_jax.sampling import LoadedSampler
+
+Shape = tuple[int, int, int, int]  # height, width, channels, bits
+
+
+@dataclass(frozen=True)
+class Column:
+    """The images of one column, as evaluation sees them.
+
+    Attributes:
+      table: where they are.
+      name: of the column.
+      config: geometry: with ``load_size``, images are resized and cropped at the centre.
+    """
+
+    table: Table
+    name: str
+    config: DataConfig
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def image(self, index: int) -> np.ndarray:
+        """One image, HWC, stored dtype."""
+        return evaluation_view(self.table.images(index), self.config)[self.name]
+
+    def shape(self, index: int) -> Shape:
+        """Its size, channels and bits, from the header."""
+        header, side = self.table.header(index, self.name), self.config.crop_size
+        size = (header.height, header.width) if self.config.load_size is None else (side, side)
+        return (*size, header.channels, header.bits)
+
+    def record_id(self, index: int) -> str:
+        """File name without suffix; the place of the record where there are no files."""
+        return self.table.record_id(index) if isinstance(self.table, FileTable) else str(index)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs and targets of a split.
+
+    Attributes:
+      name: train, val, test, ...
+      inputs: what the sampler gets.
+      targets: what should come out; record i belongs to input i when ``paired``.
+      paired: whether it does.
+    """
+
+    name: str
+    inputs: Column
+    targets: Column
+    paired: bool
+
+    def groups(self) -> list[list[int]]:
+        """Places of the inputs, those of one shape (and one shape of the target) together."""
+        found: dict[Any, list[int]] = {}
+        for index in range(len(self.inputs)):
+            sides = (self.inputs, self.targets) if self.paired else (self.inputs,)
+            found.setdefault(tuple(side.shape(index) for side in sides), []).append(index)
+        return list(found.values())
+
+    def records(self) -> Iterator[dict[str, np.ndarray]]:
+        """Single paired records by column, as evaluation sees them."""
+        for index in range(len(self.inputs)):
+            yield {side.name: side.image(index) for side in (self.inputs, self.targets)}
+
+
+def open_split(model: LoadedSampler, name: str | None = None, data: str | Path | None = None) -> Split:
+    """The records on which a loaded sampler is to be judged.
+
+    Args:
+      model: a sampler named ``x2y`` after columns of the data.
+      name: test when None, or val where there is no test.
+      data: where the data are now, if not where they were in training.
+
+    Raises:
+      UserError: another kind of sampler, data that are not there, or a split that they do not have.
+    """
+    columns = re.fullmatch(r"([a-z]+)2([a-z]+)", model.name)
+    if not columns:
+        raise UserError(
+            f"sampler {model.name!r} does not turn one column of the data into another; write its images into a folder "
+            "and compare that with --real and --fake"
+        )
+    source, target = columns.groups()
+    config = model.config.data if data is None else dataclasses.replace(model.config.data, source=str(data))
+    try:
+        present = sources.splits(config)
+    except UserError as error:
+        raise UserError(f"{error}; if the data were moved, give --data=DIR") from error
+    chosen = name or next((split for split in ("test", "val") if split in present), None)
+    if chosen not in present:
+        asked = f"--split {name}: the data have no such split" if name else "the data have neither test nor val"
+        raise UserError(f"{asked}; there are: {', '.join(present)}")
+    tables = sources.open_tables(config, chosen)
+    pairs = tables.get("pairs")
+    if pairs is not None and {source, target} <= set(pairs.names):
+        inputs, targets = pairs.select(source), pairs.select(target)
+    else:
+        inputs, targets, pairs = table_for(tables, source), table_for(tables, target), None
+    return Split(chosen, Column(inputs, source, config), Column(targets, target, config), pairs is not None)
