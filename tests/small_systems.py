@@ -13,7 +13,7 @@ import numpy as np
 
 from medgen_jax import systems
 from medgen_jax.core import config as configs
-from medgen_jax.systems import phases, pix2pix
+from medgen_jax.systems import cyclegan, phases, pix2pix
 
 
 def _pix2pix(**schedule):
@@ -27,7 +27,18 @@ def _pix2pix(**schedule):
     return config
 
 
+def _cyclegan():
+    config = cyclegan.Config()
+    config.data.crop_size = 24
+    config.train.batch_size, config.train.steps = 4, 40
+    config.train.precision = "float32"
+    config.model = cyclegan.ModelConfig(1, 1, ngf=2, ndf=2, blocks=1)
+    config.pool, config.optim.ema = 3, 0.9
+    return config
+
+
 CONFIGS = {
+    "cyclegan": _cyclegan,
     "pix2pix": _pix2pix,
     "pix2pix-seed": functools.partial(_pix2pix, kind=phases.Kind.SEED, flag_every=2, max_d_steps=4, g_steps=6),
 }

@@ -15,6 +15,7 @@ from typing import Any
 from medgen_jax.core.errors import UserError
 
 REGISTRY: dict[str, str] = {
+    "cyclegan": "medgen_jax.systems.cyclegan",
     "pix2pix": "medgen_jax.systems.pix2pix",
 }
 

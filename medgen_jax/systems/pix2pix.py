@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medgen_jax.core import rng, trees
+from medgen_jax.core import rng
 from medgen_jax.core.config import (
     DataConfig,
     Monitor,
@@ -36,7 +36,7 @@ from medgen_jax.metrics.baselines import constant_baselines
 from medgen_jax.nn.patchgan import PatchGAN
 from medgen_jax.nn.unet import MIN_DOWNS, UNet, valid_size
 from medgen_jax.ops.scale import to_unit
-from medgen_jax.systems import phases
+from medgen_jax.systems import phases, updates
 from medgen_jax.systems.base import (
     Batch,
     Evaluator,
@@ -249,25 +249,6 @@ class Pix2Pix(System):
 
     # -- updates ---------------------------------------------------------------------------------
 
-    def _apply(self, state: TrainState, name: str, grads: PyTree, mutable: PyTree) -> TrainState:
-        """One Adam step of one network."""
-        updates, opt = self.adam.update(grads, state.opt[name], state.params[name])
-        rate = self.lr(state.step)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params[name], updates)
-        return state.replace(
-            params={**state.params, name: params},
-            opt={**state.opt, name: opt},
-            mutable={**state.mutable, name: mutable},
-        )
-
-    def _average(self, state: TrainState) -> TrainState:
-        """Move the averaged generator; the average starts short, so that it forgets the start early."""
-        if not self.ema_decay:
-            return state
-        step = state.step.astype(jnp.float32)
-        decay = jnp.minimum(self.ema_decay, (1 + step) / (10 + step))
-        return state.replace(ema={"g": trees.ema(state.ema["g"], state.params["g"], decay)})
-
     def _update_discriminator(
         self, state: TrainState, a: jax.Array, b: jax.Array, fake_a: jax.Array, fake_b: jax.Array
     ) -> tuple[TrainState, Metrics]:
@@ -282,7 +263,7 @@ class Pix2Pix(System):
             return 0.5 * (terms["d_fake"] + terms["d_real"]), (mutable, terms)
 
         grads, (mutable, metrics) = jax.grad(loss, has_aux=True)(state.params["d"])
-        return self._apply(state, "d", grads, mutable), metrics
+        return updates.descend(state, {"d": grads}, self.adam, self.lr(state.step), {"d": mutable}), metrics
 
     def _generator_terms(self, logits: jax.Array, fake: jax.Array, b: jax.Array) -> tuple[jax.Array, Metrics]:
         terms = {"g_gan": generator_loss(logits, self.gan), "g_l1": l1(fake, b)}
@@ -311,8 +292,9 @@ class Pix2Pix(System):
             return total, (mutable, terms)
 
         gradient, (d_mutable, g_metrics) = jax.grad(loss, has_aux=True)(fake)
-        new = self._apply(new, "g", pull_back(gradient)[0], g_mutable)
-        new = self._average(new.replace(mutable={**new.mutable, "d": d_mutable}))
+        mutable = {"g": g_mutable, "d": d_mutable}
+        new = updates.descend(new, {"g": pull_back(gradient)[0]}, self.adam, self.lr(state.step), mutable)
+        new = updates.average(new, self.ema_decay)
         return new, {**d_metrics, **g_metrics, "lr": self.lr(state.step)}
 
     def _generator_step(
@@ -328,7 +310,8 @@ class Pix2Pix(System):
             return total, (mutable, {**terms, "accuracy_fake": phases.accuracy(logits, False, self.gan)})
 
         grads, (mutable, metrics) = jax.grad(loss, has_aux=True)(state.params["g"])
-        new = self._average(self._apply(state, "g", grads, mutable))
+        new = updates.descend(state, {"g": grads}, self.adam, self.lr(state.step), {"g": mutable})
+        new = updates.average(new, self.ema_decay)
         extra = self.schedule.advance(state.extra, "g", fake=metrics["accuracy_fake"])
         return new.replace(extra=extra), {**metrics, "lr": self.lr(state.step)}
 

@@ -1,0 +1,52 @@
+"""The history of generated images that a discriminator is shown (Shrivastava et al. 2017; CycleGAN, section 4).
+
+While the pool fills, every image is stored and returned. Afterwards, with probability one half, an
+image is returned as it is; else a random stored one is returned and the image takes its place. Images
+of a batch are queried one after the other, as if each were its own step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def empty(size: int, shape: tuple[int, ...]) -> dict[str, Any]:
+    """A pool of ``size`` images of ``shape`` (h, w, c); size 0 hands every image back."""
+    return {"images": jnp.zeros((size, *shape), jnp.float32), "filled": jnp.zeros((), jnp.int32)}
+
+
+def query(pool: dict[str, Any], images: jax.Array, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    """Show a batch to the pool.
+
+    Args:
+      pool: what `empty` or `query` returned.
+      images: (b, h, w, c) float32.
+      key: decides which images are swapped.
+
+    Returns:
+      (b, h, w, c), each either the image at that place or an older one; and the new pool.
+    """
+    size = pool["images"].shape[0]
+    if size == 0:
+        return images, pool
+
+    def one(pool: dict[str, Any], item: tuple[jax.Array, jax.Array]) -> tuple[dict[str, Any], jax.Array]:
+        image, key = item
+        swap_key, place_key = jax.random.split(key)
+        filling = pool["filled"] < size
+        swap = ~filling & jax.random.bernoulli(swap_key)
+        place = jnp.where(filling, pool["filled"], jax.random.randint(place_key, (), 0, size))
+        stored = lax.dynamic_index_in_dim(pool["images"], place, keepdims=False)
+        kept = jnp.where(filling | swap, image, stored)
+        new = {
+            "images": lax.dynamic_update_index_in_dim(pool["images"], kept, place, 0),
+            "filled": pool["filled"] + filling.astype(jnp.int32),
+        }
+        return new, jnp.where(swap, stored, image)
+
+    pool, shown = lax.scan(one, pool, (images.astype(jnp.float32), jax.random.split(key, len(images))))
+    return shown, pool
