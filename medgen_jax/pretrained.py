@@ -7,7 +7,7 @@ network. ``python -m medgen_jax.weights --get all`` brings them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,3 +83,25 @@ def vgg16(weights: str | Path | None = None) -> Pretrained:
     variables = lpips_layout.variables_from_pack(arrays, None, "vgg")
     apply = functools.partial(lpips_network.features, net="vgg")
     return Pretrained(apply, variables, weight_store.entry("lpips_vgg16").digest, "vgg16")
+
+
+#: Name in ``System.frozen_names`` -> what loads it.
+_FIXED: dict[str, Callable[..., Pretrained]] = {"vgg16": vgg16}
+
+
+def fixed(names: Iterable[str], weights: str | Path | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fixed weights that a training step asks for: variables by name, and their digests.
+
+    Args:
+      names: a system's ``frozen_names``.
+      weights: as in `inception`.
+
+    Raises:
+      UserError: a name nobody can load; weights are missing or damaged.
+    """
+    found: dict[str, Pretrained] = {}
+    for name in names:
+        if name not in _FIXED:
+            raise UserError(f"the system needs the fixed weights {name!r}; there are: {', '.join(_FIXED)}")
+        found[name] = _FIXED[name](weights)
+    return {name: one.variables for name, one in found.items()}, {name: one.digest for name, one in found.items()}

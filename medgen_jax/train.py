@@ -14,6 +14,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made when
 _RESUME = flags.DEFINE_enum(
     "resume", "auto", ["auto", "never", "required"], "What to do with checkpoints in --workdir."
 )
+_WEIGHTS = flags.DEFINE_string("weights", None, "Folder of pretrained weights, for systems whose loss uses some.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print configuration, parameters, steps, memory and hours.")
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other processes of this run (jax.distributed).")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where it cannot be detected.")
@@ -28,14 +29,15 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 
 
 def _dry_run() -> None:
-    from medgen_jax import training
+    from medgen_jax import pretrained, training
     from medgen_jax.core.config import to_dict
     from medgen_jax.engine import dryrun
 
     system, config, _ = training.prepare(_CONFIG.value)
+    frozen, _ = pretrained.fixed(system.frozen_names, _WEIGHTS.value)
     print(json.dumps(to_dict(config), indent=1))
     print(dryrun.parameter_table(system))
-    cost = dryrun.estimate(system, config)
+    cost = dryrun.estimate(system, config, frozen)
     print(f"device: {cost['device']}; steps: {cost['steps']:,}")
     for name, numbers in cost["variants"].items():
         print(f"step {name!r}: {numbers['bytes'] / 2**30:.2f} GiB per device, {numbers['seconds_per_step']:.3f} s")
@@ -71,7 +73,7 @@ def main(_: list[str]) -> int:
     console = Console(first)
     console.say(f"device: {jax.devices()[0].device_kind} x {jax.device_count()}")
     try:
-        training.train(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value, console=console)
+        training.train(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value, weights=_WEIGHTS.value, console=console)
     except Interrupted as stop:
         console.say(str(stop))
         return stop.code

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from medgen_jax import systems
+from medgen_jax import pretrained, systems
 from medgen_jax.core import config as configs
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import Stream
@@ -135,8 +135,8 @@ def prepare(config: Any) -> tuple[System, Any, Data]:
 
 
 def train(
-    config: Any, workdir: str | Path, *, resume: str = "auto", devices: list[jax.Device] | None = None,
-    console: Console | None = None,
+    config: Any, workdir: str | Path, *, resume: str = "auto", weights: str | Path | None = None,
+    devices: list[jax.Device] | None = None, console: Console | None = None,
 ) -> Result | None:  # fmt: skip
     """Train the system that ``config`` belongs to, resuming what ``workdir`` holds.
 
@@ -145,6 +145,7 @@ def train(
       workdir: run directory.
       resume: ``auto`` goes on from the newest intact checkpoint or starts; ``never`` refuses a
         directory with checkpoints; ``required`` refuses one without.
+      weights: folder of pretrained weights, for systems that need some; see `medgen_jax.pretrained`.
       devices: all when None.
       console: where messages go.
 
@@ -161,6 +162,7 @@ def train(
     with rundir.locked(folder, active=first):
         system, config, data = prepare(config)
         _remember(folder, config, resume, console, first)
+        frozen, digests = pretrained.fixed(system.frozen_names, weights)
         evaluation = data.evaluation(len(devices or jax.devices()))
         preflight.check_evaluation(system, evaluation)
         run = Run(
@@ -171,6 +173,8 @@ def train(
             evaluation=evaluation,
             draw=_drawer(system, data, folder, first),
             context=functools.partial(_context, system, data),
+            frozen=frozen,
+            frozen_digests=digests,
             devices=devices,
             console=console,
         )

@@ -70,6 +70,14 @@ def test_inception_gives_the_reference_features(weights, root):
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_fixed_weights_by_the_names_that_systems_use(weights):
+    variables, digests = pretrained.fixed(("vgg16",), weights)
+    assert set(variables) == {"vgg16"} and digests == {"vgg16": CATALOGUE["lpips_vgg16"].digest}
+    assert pretrained.fixed((), "nowhere") == ({}, {})
+    with pytest.raises(UserError, match="needs the fixed weights 'resnet'; there are: vgg16"):
+        pretrained.fixed(("resnet",))
+
+
 def test_missing_weights_and_unknown_networks_are_said(tmp_path):
     commands = {
         "inception": lambda: pretrained.inception(tmp_path),

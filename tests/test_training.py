@@ -10,12 +10,14 @@ import jax
 import numpy as np
 import pytest
 import small_runs
+import small_systems
 from PIL import Image
 
 from medgen_jax import training
 from medgen_jax.core import trees
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine import rundir
+from medgen_jax.systems import cyclegan
 from medgen_jax.viz.report import write_report
 
 ONE = jax.devices()[:1]
@@ -218,6 +220,14 @@ def test_missing_source_and_unwritable_workdir(tmp_path, no_compile, pairs):
     blocker.write_text("x")
     with pytest.raises(UserError, match=r"--workdir .*cannot be written"):
         train(small_runs.config(pairs), blocker / "run")
+
+
+def test_missing_fixed_weights_are_named_with_the_command_that_gets_them(tmp_path, no_compile, pairs):
+    config = small_systems.CONFIGS["cyclegan"]()
+    config.data.source, config.pairs, config.loss.content = str(pairs), cyclegan.Pairs.ALL, 1.0
+    config.model.b_channels, config.loss.identity = 3, 0.0
+    with pytest.raises(UserError, match=r"lpips_vgg16 weights are missing; get them with: python -m"):
+        train(config, tmp_path / "run", weights=tmp_path)
 
 
 def test_engine_fields_are_refused_from_the_user(pairs, tmp_path):

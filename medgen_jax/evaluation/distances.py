@@ -14,7 +14,8 @@ import numpy as np
 from medgen_jax.evaluation import halves
 from medgen_jax.evaluation.scores import Score
 from medgen_jax.evaluation.settings import Settings
-from medgen_jax.metrics import frechet, intervals, kernel, manifold, neighbours
+from medgen_jax.metrics import frechet, intervals, kernel, manifold
+from medgen_jax.metrics.memorisation import neighbours
 
 #: Images per side from which FID is usually taken to be steady.
 FEW = 2048

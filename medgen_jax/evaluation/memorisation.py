@@ -1,4 +1,4 @@
-"""Do generated images copy training images? `medgen_jax.metrics.memorisation_audit` on three folders.
+"""Do generated images copy training images? `medgen_jax.metrics.memorisation.audit` on three folders.
 
 The audit looks at pixels always, and at the features of the pretrained network where another metric loads it anyway.
 What each measure is able to see is found by planting copies, also altered ones, so the numbers come with their power.
@@ -20,10 +20,10 @@ from medgen_jax.evaluation.features import Extractor, FeatureRows
 from medgen_jax.evaluation.folders import ImageSet, eight_bit
 from medgen_jax.evaluation.scores import Score
 from medgen_jax.evaluation.settings import Settings
-from medgen_jax.metrics.memorisation_audit import audit
-from medgen_jax.metrics.memorisation_power import COPIES, alterations
-from medgen_jax.metrics.memorisation_sets import Sets
-from medgen_jax.metrics.thumbnails import pixel_features, pixel_variants
+from medgen_jax.metrics.memorisation.audit import audit
+from medgen_jax.metrics.memorisation.planting import COPIES, alterations
+from medgen_jax.metrics.memorisation.sets import Sets
+from medgen_jax.metrics.memorisation.thumbnails import pixel_features, pixel_variants
 from medgen_jax.viz.scores import Case
 
 Report = dict[str, Any]
@@ -101,7 +101,7 @@ def examine(
       say: where messages go.
 
     Raises:
-      UserError: as `medgen_jax.metrics.memorisation_audit.audit`, such as for a patient on both sides.
+      UserError: as `medgen_jax.metrics.memorisation.audit.audit`, such as for a patient on both sides.
     """
     say("memorisation: planting copies to learn what can be seen ...")
     altered = [_altered(folders.train.image(i), i, settings.seed) for i in range(min(COPIES, len(folders.train)))]

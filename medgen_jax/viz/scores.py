@@ -97,7 +97,7 @@ def render(
       changes: against an earlier evaluation: ``name``, ``before``, ``now``, ``change``, ``interval``, ``verdict``
         and ``differences``.
       baselines: what answers without a network score: row -> number -> value.
-      audit: report of `medgen_jax.metrics.memorisation_audit.audit`.
+      audit: report of `medgen_jax.metrics.memorisation.audit.audit`.
     """
     items = [element("div", element("dt", label), element("dd", value)) for label, value in facts.items()]
     body = [

@@ -11,9 +11,9 @@ import numpy as np
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Features
-from medgen_jax.metrics import data_copying
 from medgen_jax.metrics.features import as_features
-from medgen_jax.metrics.neighbours import nearest
+from medgen_jax.metrics.memorisation import data_copying
+from medgen_jax.metrics.memorisation.neighbours import nearest
 
 MISSED = 1e-6  # chance that the neighbours kept of an image all belong to one set
 DEEPEST = 512  # neighbours kept at most
@@ -32,7 +32,7 @@ class Sets:
       variants: of `thumbnails.pixel_variants` if the features are thumbnails: alterations under which a
         copy shall count as near.
       altered: features (a, d) of altered copies of training images, by the name of the alteration, row
-        i made from training image i; planted in `memorisation_power`.
+        i made from training image i; planted in `medgen_jax.metrics.memorisation.planting`.
     """
 
     train: Features

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.metrics import neighbours
-from medgen_jax.metrics.neighbours import nearest
-from medgen_jax.metrics.thumbnails import pixel_features, pixel_variants, vary
+from medgen_jax.metrics.memorisation import neighbours
+from medgen_jax.metrics.memorisation.neighbours import nearest
+from medgen_jax.metrics.memorisation.thumbnails import pixel_features, pixel_variants, vary
 
 
 def features(seed, n=30, d=5):

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.metrics import memorisation
-from medgen_jax.metrics.memorisation_power import RATES, TRIALS, holm, plant, power_table
-from medgen_jax.metrics.memorisation_sets import Facts, Reference, Sets, check, examine, prepare
+from medgen_jax.metrics.memorisation import measures
+from medgen_jax.metrics.memorisation.planting import RATES, TRIALS, holm, plant, power_table
+from medgen_jax.metrics.memorisation.sets import Facts, Reference, Sets, check, examine, prepare
 
 CONCLUSIVE = ("distance_ratio", "suspects")  # smooth or uniform images do not set these off
 PAIRS = 16
@@ -33,9 +33,9 @@ PAIRS = 16
 def audit(
     features: Mapping[str, Sets],
     *,
-    alpha: float = memorisation.ALPHA,
-    quantile: float = memorisation.QUANTILE,
-    permutations: int = memorisation.PERMUTATIONS,
+    alpha: float = measures.ALPHA,
+    quantile: float = measures.QUANTILE,
+    permutations: int = measures.PERMUTATIONS,
     rates: Sequence[float] = RATES,
     trials: int = TRIALS,
     pairs: int = PAIRS,
@@ -47,22 +47,22 @@ def audit(
       features: `Sets` by the name of the feature space, such as ``pixels``.
       alpha: chance of a false alarm, in each space after Holm's correction for the measures, and in the
         overall verdict after that for all measures of all spaces.
-      quantile: of `memorisation.close_share`.
-      permutations: of `memorisation.distance_ratio`.
+      quantile: of `measures.close_share`.
+      permutations: of `measures.distance_ratio`.
       rates: shares of copies planted to measure the power.
-      trials: of each, see `memorisation_power.detection_power`.
+      trials: of each, see `planting.detection_power`.
       pairs: generated images listed with their nearest training image.
       seed: of all that is drawn.
 
     Returns:
       a report that can be written as JSON: ``alpha``, ``seed``, ``verdict`` and ``spaces``. A space has ``n``
       (images and patients of each set), ``dimensions``, ``variants``, ``measures`` (by the names of
-      `memorisation_power.MEASURES`, each with ``p_value`` and ``corrected_p_value``, None where the sets
+      `planting.MEASURES`, each with ``p_value`` and ``corrected_p_value``, None where the sets
       are too small for it), ``closest_pairs``, ``power`` (None with fewer than 4 held-out patients), ``notes``
       and ``verdict``.
 
     Raises:
-      UserError: before anything is computed, as `memorisation_sets.check` does, without generated images,
+      UserError: before anything is computed, as `sets.check` does, without generated images,
         and on options out of range.
     """
     if not features:
@@ -132,14 +132,14 @@ def _measures(
     seed: int,
 ) -> dict[str, dict[str, Any]]:
     is_train, own = reference.is_train, reference.patient[len(reference.train) :]
-    ratios = memorisation.log_ratios(generated, is_train, ~is_train)
-    held_out_ratios = memorisation.log_ratios(held_out, is_train, ~is_train, reference.patient, own)
+    ratios = measures.log_ratios(generated, is_train, ~is_train)
+    held_out_ratios = measures.log_ratios(held_out, is_train, ~is_train, reference.patient, own)
     return {
-        "distance_ratio": memorisation.distance_ratio(generated, reference, permutations=permutations, seed=seed),
-        "authenticity": memorisation.authenticity(generated.authentic, held_out.authentic),
-        "data_copying": memorisation.data_copying_score(generated, held_out, seed=seed),
-        "close_share": memorisation.close_share(generated.distance, held_out.distance, quantile=quantile),
-        "suspects": memorisation.suspects(ratios, held_out_ratios, alpha=alpha),
+        "distance_ratio": measures.distance_ratio(generated, reference, permutations=permutations, seed=seed),
+        "authenticity": measures.authenticity(generated.authentic, held_out.authentic),
+        "data_copying": measures.data_copying_score(generated, held_out, seed=seed),
+        "close_share": measures.close_share(generated.distance, held_out.distance, quantile=quantile),
+        "suspects": measures.suspects(ratios, held_out_ratios, alpha=alpha),
     }
 
 
@@ -156,7 +156,7 @@ def _counts(sets: Sets, reference: Reference) -> dict[str, int | None]:
 def _pairs(
     generated: Facts, reference: Reference, sets: Sets, suspects: list[int] | None, count: int
 ) -> list[dict[str, Any]]:
-    pairs = memorisation.closest_pairs(generated, reference, count=count)
+    pairs = measures.closest_pairs(generated, reference, count=count)
     for pair in pairs:
         pair["suspect"] = pair["generated"] in (suspects or ())
         if sets.train_patients is not None:

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.metrics import memorisation_power
-from medgen_jax.metrics.memorisation_power import alterations, detection_power, holm
-from medgen_jax.metrics.memorisation_sets import Sets
-from medgen_jax.metrics.thumbnails import pixel_features, pixel_variants
+from medgen_jax.metrics.memorisation import planting
+from medgen_jax.metrics.memorisation.planting import alterations, detection_power, holm
+from medgen_jax.metrics.memorisation.sets import Sets
+from medgen_jax.metrics.memorisation.thumbnails import pixel_features, pixel_variants
 
 
 def gaussian(seed, n, d=8):
@@ -47,11 +47,11 @@ def test_holm_by_hand():
 
 def test_halves_share_no_patient():
     patient = np.repeat(np.arange(6), [3, 1, 2, 1, 1, 4])
-    stays, honest = memorisation_power._halves(patient, None, np.random.default_rng(0))
+    stays, honest = planting._halves(patient, None, np.random.default_rng(0))
     assert len(np.unique(patient[stays])) == 3
     assert not set(patient[stays]) & set(patient[honest])
     assert sorted([*honest, *np.flatnonzero(stays)]) == list(range(12))
-    assert len(memorisation_power._halves(patient, 2, np.random.default_rng(0))[1]) == 2
+    assert len(planting._halves(patient, 2, np.random.default_rng(0))[1]) == 2
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def xrays(shared):
 @pytest.mark.slow
 @pytest.mark.ci_slow
 def test_planting_on_real_xrays(xrays, monkeypatch):
-    monkeypatch.setattr(memorisation_power, "COPIES", 64)
+    monkeypatch.setattr(planting, "COPIES", 64)
     images, patients, train = xrays
     features = pixel_features(images)
     sets = Sets(
@@ -149,7 +149,7 @@ def test_planting_on_real_xrays(xrays, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.ci_slow
 def test_without_variants_altered_xrays_go_unnoticed(xrays, monkeypatch):
-    monkeypatch.setattr(memorisation_power, "COPIES", 64)
+    monkeypatch.setattr(planting, "COPIES", 64)
     images, patients, train = xrays
     features = pixel_features(images)
     altered = {

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.metrics import data_copying
-from medgen_jax.metrics.data_copying import c_t, fit_cells, k_means, mann_whitney, normal_tail, place, principal_axes
+from medgen_jax.metrics.memorisation import data_copying
+from medgen_jax.metrics.memorisation.data_copying import (
+    c_t,
+    fit_cells,
+    k_means,
+    mann_whitney,
+    normal_tail,
+    place,
+    principal_axes,
+)
 
 
 def gaussian(seed, n=120, d=6):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.metrics import memorisation
-from medgen_jax.metrics.memorisation_sets import Sets, check, examine, prepare
-from medgen_jax.metrics.thumbnails import pixel_variants
+from medgen_jax.metrics.memorisation import measures
+from medgen_jax.metrics.memorisation.sets import Sets, check, examine, prepare
+from medgen_jax.metrics.memorisation.thumbnails import pixel_variants
 
 
 def gaussian(seed, n=60, d=8):
@@ -29,7 +29,7 @@ def on_a_line():
 
 
 def log_ratios(facts, reference, **options):
-    return memorisation.log_ratios(facts, reference.is_train, ~reference.is_train, **options)
+    return measures.log_ratios(facts, reference.is_train, ~reference.is_train, **options)
 
 
 def test_facts_on_a_line(on_a_line):
@@ -46,11 +46,11 @@ def test_facts_on_a_line(on_a_line):
 def test_authpct_by_hand(on_a_line):
     """None of the generated is authentic: 0.25 < 1, 4 < 9, 0 < 9. Both held-out ones are: 2 > 1, 10 > 9."""
     _, generated, held_out = on_a_line
-    got = memorisation.authenticity(generated.authentic, held_out.authentic)
+    got = measures.authenticity(generated.authentic, held_out.authentic)
     assert (got["authpct"], got["authpct_held_out"]) == (0.0, 100.0)
     assert got["p_value"] == pytest.approx(1 / 10)  # of 10 ways to be authentic with 2 of 5, one is this
     assert got["authpct_interval"]["low"] == 0 and 50 < got["authpct_interval"]["high"] < 70
-    even = memorisation.authenticity(np.array([True, False]), np.array([True, False]))
+    even = measures.authenticity(np.array([True, False]), np.array([True, False]))
     assert even["authpct"] == 50 and even["p_value"] == pytest.approx(5 / 6)
 
 
@@ -59,9 +59,9 @@ def test_distance_ratio_by_hand(on_a_line):
     reference, generated, _ = on_a_line
     ratios = log_ratios(generated, reference)
     np.testing.assert_allclose(np.exp(ratios[:2]), [1 / 11, 4 / 3])
-    gap = memorisation.relative_gap(ratios)
+    gap = measures.relative_gap(ratios)
     np.testing.assert_allclose(gap, [2.5 / 3, -1 / 7, 1], atol=1e-5)
-    got = memorisation.distance_ratio(generated, reference, permutations=199)
+    got = measures.distance_ratio(generated, reference, permutations=199)
     mean = (2.5 / 3 - 1 / 7 + 1) / 3
     assert got["ratio"] == pytest.approx((1 - mean) / (1 + mean), rel=1e-4)
     assert got["ratio_interval"]["low"] < got["ratio"] < got["ratio_interval"]["high"]
@@ -82,7 +82,7 @@ def gaps_by_loops(train):
 def test_same_distances_and_zeros_have_a_ratio():
     reference = prepare(Sets(line(0, 4, 4), line(2, 8, 4)))
     ratios = log_ratios(examine(line(1, 8, 4), reference), reference)
-    np.testing.assert_allclose(ratios, [0, math.log(memorisation.RATIO_CAP), 0])
+    np.testing.assert_allclose(ratios, [0, math.log(measures.RATIO_CAP), 0])
 
 
 def test_own_patient_does_not_count():
@@ -97,7 +97,7 @@ def test_splits_keep_patients_whole_and_their_number():
     patient = np.array([0, 0, 1, 2, 3, 3, 4])
     is_train = np.array([1, 1, 1, 0, 0, 0, 0], bool)
     used = patient != 4
-    splits = list(memorisation.patient_splits(patient, is_train, used, 50, np.random.default_rng(0)))
+    splits = list(measures.patient_splits(patient, is_train, used, 50, np.random.default_rng(0)))
     assert all(split[0] == split[1] and split[4] == split[5] and not split[6] for split in splits)
     assert {len(np.unique(patient[split])) for split in splits} == {2}
     assert len({tuple(split) for split in splits}) == 6
@@ -105,11 +105,11 @@ def test_splits_keep_patients_whole_and_their_number():
 
 def test_close_share_by_hand():
     """Below the smaller of two held-out distances lie both generated ones: 1 of 6 orders, 1/3 expected."""
-    got = memorisation.close_share(np.array([1.0, 2]), np.array([3.0, 4]))
+    got = measures.close_share(np.array([1.0, 2]), np.array([3.0, 4]))
     assert (got["share"], got["count"], got["threshold"], got["expected_share"]) == (1.0, 2, 3.0, 1 / 3)
     assert got["p_value"] == pytest.approx(1 / 6)
-    assert memorisation.close_share(np.array([3.0]), np.array([3.0, 4]))["p_value"] == 1.0
-    assert memorisation.close_share(np.zeros(1), np.arange(199.0))["expected_share"] == 2 / 200
+    assert measures.close_share(np.array([3.0]), np.array([3.0, 4]))["p_value"] == 1.0
+    assert measures.close_share(np.zeros(1), np.arange(199.0))["expected_share"] == 2 / 200
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -121,7 +121,7 @@ def test_close_share_is_exact(rank):
     for places in orders:
         generated = np.array(places, float)
         held_out = np.array([i for i in range(9) if i not in places], float)
-        results.append(memorisation.close_share(generated, held_out, quantile=quantile))
+        results.append(measures.close_share(generated, held_out, quantile=quantile))
     counts = np.array([result["count"] for result in results])
     assert np.mean([result["share"] for result in results]) == pytest.approx(rank / 6)
     for result in results:
@@ -132,26 +132,26 @@ def test_hypergeometric_tail_by_enumeration():
     draws, marked, total = 4, 3, 9
     hits = [sum(i < marked for i in draw) for draw in itertools.combinations(range(total), draws)]
     for least in range(6):
-        got = memorisation.hypergeometric_tail(least, draws=draws, marked=marked, total=total)
+        got = measures.hypergeometric_tail(least, draws=draws, marked=marked, total=total)
         assert got == pytest.approx(np.mean(np.array(hits) >= least), abs=1e-12)
 
 
 def test_suspects_by_hand():
     """Tail of 5 below 0: excesses 1, 1, 1, 1, 1. An excess of 5 has the chance 6/21 (1 + 5/5)^-5."""
     held_out = np.concatenate([-np.ones(5), np.zeros(1), np.arange(14.0)])
-    chance = memorisation.tail_chances(np.array([-5.0, 0, 20]), held_out)
+    chance = measures.tail_chances(np.array([-5.0, 0, 20]), held_out)
     np.testing.assert_allclose(chance, [6 / 21 / 32, 8 / 21, 1])
-    got = memorisation.suspects(np.array([0.0, -100, -40]), held_out)
+    got = measures.suspects(np.array([0.0, -100, -40]), held_out)
     assert (got["count"], got["images"], got["share"]) == (2, [1, 2], 2 / 3)
     assert got["p_value"] == pytest.approx(3 * 6 / 21 * 21.0**-5)
-    assert memorisation.suspects(np.zeros(1), held_out[:9])["p_value"] is None
+    assert measures.suspects(np.zeros(1), held_out[:9])["p_value"] is None
 
 
 def test_suspects_keep_their_level_on_an_exponential_tail():
     """The chance of a new value is uniform below the threshold, the scale being unknown."""
     rng = np.random.default_rng(0)
     samples = -rng.exponential(size=(4000, 41))
-    chances = np.array([memorisation.tail_chances(row[:1], row[1:])[0] for row in samples])
+    chances = np.array([measures.tail_chances(row[:1], row[1:])[0] for row in samples])
     assert np.mean(chances <= 0.01) == pytest.approx(0.01, abs=0.005)
     assert np.mean(chances <= 0.05) == pytest.approx(0.05, abs=0.012)
 
@@ -166,11 +166,11 @@ def measure(reference, generated):
     own = reference.patient[len(reference.train) :]
     ratios = log_ratios(facts, reference), log_ratios(held_out, reference, patient=reference.patient, own=own)
     return {
-        "distance_ratio": memorisation.distance_ratio(facts, reference, permutations=199)["p_value"],
-        "authenticity": memorisation.authenticity(facts.authentic, held_out.authentic)["p_value"],
-        "data_copying": memorisation.data_copying_score(facts, held_out)["p_value"],
-        "close_share": memorisation.close_share(facts.distance, held_out.distance)["p_value"],
-        "suspects": memorisation.suspects(*ratios)["p_value"],
+        "distance_ratio": measures.distance_ratio(facts, reference, permutations=199)["p_value"],
+        "authenticity": measures.authenticity(facts.authentic, held_out.authentic)["p_value"],
+        "data_copying": measures.data_copying_score(facts, held_out)["p_value"],
+        "close_share": measures.close_share(facts.distance, held_out.distance)["p_value"],
+        "suspects": measures.suspects(*ratios)["p_value"],
     }
 
 
@@ -196,16 +196,16 @@ def test_smooth_images_do_not_set_off_the_conclusive_measures(honest):
 
 def test_c_t_has_an_interval(honest):
     facts = examine(gaussian(2, 80), honest), examine(honest.held_out, honest)
-    got = memorisation.data_copying_score(*facts)
+    got = measures.data_copying_score(*facts)
     assert got["c_t_interval"]["low"] < got["c_t"] < got["c_t_interval"]["high"]
     assert 1 < got["c_t_interval"]["high"] - got["c_t_interval"]["low"] < 5
-    tiny = memorisation.data_copying_score(facts[0].take(np.arange(3)), facts[1])
+    tiny = measures.data_copying_score(facts[0].take(np.arange(3)), facts[1])
     assert tiny["c_t"] is None and tiny["c_t_interval"] is None
 
 
 def test_closest_pairs_are_ranked_by_ratio(on_a_line):
     reference, generated, _ = on_a_line
-    pairs = memorisation.closest_pairs(generated, reference, count=2)
+    pairs = measures.closest_pairs(generated, reference, count=2)
     assert [(pair["generated"], pair["train"], pair["distance"]) for pair in pairs] == [(2, 2, 0.0), (0, 0, 0.25)]
     assert pairs[1]["ratio"] == pytest.approx(1 / 11)
 
@@ -228,9 +228,9 @@ def test_constant_features_raise_no_alarm():
 def test_one_generated_image():
     reference = prepare(Sets(gaussian(0, 20), gaussian(1, 20)))
     facts = examine(reference.train[:1], reference)
-    got = memorisation.distance_ratio(facts, reference, permutations=9)
+    got = measures.distance_ratio(facts, reference, permutations=9)
     assert got["ratio"] < 1e-5 and got["ratio_interval"] is None
-    assert memorisation.authenticity(facts.authentic, np.ones(20, bool))["authpct"] == 0
+    assert measures.authenticity(facts.authentic, np.ones(20, bool))["authpct"] == 0
 
 
 def test_duplicates_in_the_training_set_hide_inexact_copies():
@@ -275,6 +275,6 @@ def test_bad_sets_are_named():
 def test_bad_options_are_named(on_a_line):
     reference, generated, _ = on_a_line
     with pytest.raises(UserError, match="0 permutations"):
-        memorisation.distance_ratio(generated, reference, permutations=0)
+        measures.distance_ratio(generated, reference, permutations=0)
     with pytest.raises(UserError, match="quantile is 1.5"):
-        memorisation.close_share(generated.distance, generated.distance, quantile=1.5)
+        measures.close_share(generated.distance, generated.distance, quantile=1.5)

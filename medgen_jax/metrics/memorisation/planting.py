@@ -23,10 +23,10 @@ import numpy as np
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Image
-from medgen_jax.metrics import data_copying, memorisation
 from medgen_jax.metrics.intervals import wilson_interval
-from medgen_jax.metrics.memorisation_sets import Facts, Reference, Sets, examine, prepare
-from medgen_jax.metrics.thumbnails import linear_resampling
+from medgen_jax.metrics.memorisation import data_copying, measures
+from medgen_jax.metrics.memorisation.sets import Facts, Reference, Sets, examine, prepare
+from medgen_jax.metrics.memorisation.thumbnails import linear_resampling
 
 MEASURES = ("distance_ratio", "authenticity", "data_copying", "close_share", "suspects")
 RATES = (0.01, 0.05, 0.2)
@@ -70,8 +70,8 @@ def detection_power(
     *,
     rates: Sequence[float] = RATES,
     trials: int = TRIALS,
-    alpha: float = memorisation.ALPHA,
-    quantile: float = memorisation.QUANTILE,
+    alpha: float = measures.ALPHA,
+    quantile: float = measures.QUANTILE,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
     name: str = "memorisation",
@@ -86,8 +86,8 @@ def detection_power(
       rates: shares of planted copies; at least one image is planted.
       trials: halvings of the held-out patients.
       alpha: level at which a measure raises an alarm.
-      quantile: of `memorisation.close_share`.
-      permutations: of `memorisation.distance_ratio`.
+      quantile: of `measures.close_share`.
+      permutations: of `measures.distance_ratio`.
       seed: of halvings, copies and permutations.
       name: of the feature space, for messages.
 
@@ -95,7 +95,7 @@ def detection_power(
       what `power_table` returns; None with fewer than 4 held-out patients, which cannot be halved.
 
     Raises:
-      UserError: as `memorisation_sets.prepare` does, and on rates or trials out of range.
+      UserError: as `sets.prepare` does, and on rates or trials out of range.
     """
     reference = prepare(sets, name=name, seed=seed)
     size = None if sets.generated is None else len(sets.generated)
@@ -137,8 +137,8 @@ def power_table(
     generated: int | None = None,
     rates: Sequence[float] = RATES,
     trials: int = TRIALS,
-    alpha: float = memorisation.ALPHA,
-    quantile: float = memorisation.QUANTILE,
+    alpha: float = measures.ALPHA,
+    quantile: float = measures.QUANTILE,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> dict[str, Any] | None:
@@ -218,18 +218,18 @@ def _permuted_log_ratios(
     permutations: int,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """`memorisation.log_ratios` (1 + permutations, n) of held-out images (``none``) and of copies, for the true
+    """`measures.log_ratios` (1 + permutations, n) of held-out images (``none``) and of copies, for the true
     split first; a held-out image's own patient never counts."""
     train = len(reference.train)
     used = np.concatenate([np.ones(train, bool), stays])
     splits = [
         reference.is_train,
-        *memorisation.patient_splits(reference.patient, reference.is_train, used, permutations, rng),
+        *measures.patient_splits(reference.patient, reference.is_train, used, permutations, rng),
     ]
     own = reference.patient[train:]
-    ratios = {"none": [memorisation.log_ratios(held_out, s, used & ~s, reference.patient, own) for s in splits]}
+    ratios = {"none": [measures.log_ratios(held_out, s, used & ~s, reference.patient, own) for s in splits]}
     for kind, copies in planted.items():
-        ratios[kind] = [memorisation.log_ratios(copies.facts, s, used & ~s) for s in splits]
+        ratios[kind] = [measures.log_ratios(copies.facts, s, used & ~s) for s in splits]
     return {kind: np.stack(rows) for kind, rows in ratios.items()}
 
 
@@ -244,13 +244,13 @@ def _p_values(
     generated: Facts, held_out: Facts, ratios: np.ndarray, held_out_ratios: np.ndarray, quantile: float
 ) -> dict[str, float | None]:
     """Of every measure; ``ratios`` (1 + permutations, n) belong to the generated images."""
-    gaps = memorisation.relative_gap(ratios).mean(axis=1)
+    gaps = measures.relative_gap(ratios).mean(axis=1)
     results = (
-        memorisation.permutation_p_value(gaps[0], gaps[1:]),
-        memorisation.authenticity(generated.authentic, held_out.authentic)["p_value"],
+        measures.permutation_p_value(gaps[0], gaps[1:]),
+        measures.authenticity(generated.authentic, held_out.authentic)["p_value"],
         data_copying.c_t(generated.cell_distance, generated.cell, held_out.cell_distance, held_out.cell)["p_value"],
-        memorisation.close_share(generated.distance, held_out.distance, quantile=quantile)["p_value"],
-        memorisation.suspects(ratios[0], held_out_ratios)["p_value"],
+        measures.close_share(generated.distance, held_out.distance, quantile=quantile)["p_value"],
+        measures.suspects(ratios[0], held_out_ratios)["p_value"],
     )
     return dict(zip(MEASURES, results, strict=True))
 

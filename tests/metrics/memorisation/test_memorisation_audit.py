@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.metrics import memorisation_audit
-from medgen_jax.metrics.memorisation_audit import audit
-from medgen_jax.metrics.memorisation_power import MEASURES
-from medgen_jax.metrics.memorisation_sets import Sets
+from medgen_jax.metrics.memorisation import audit as audits
+from medgen_jax.metrics.memorisation.audit import audit
+from medgen_jax.metrics.memorisation.planting import MEASURES
+from medgen_jax.metrics.memorisation.sets import Sets
 
 OPTIONS = dict(rates=(0.05,), trials=4, permutations=39, pairs=3)
 
@@ -90,9 +90,9 @@ def test_what_spoils_an_audit_is_noted():
     assert [note.split(" ")[0] for note in notes] == ["2", "2", "Patients"]
     assert "training images are identical to another" in notes[0] and "the split leaks" in notes[1]
     power = {"alpha": 0.05, "rows": [{"any": {"alarms": 9, "trials": 20, "interval": {"low": 0.25}}}]}
-    facts = memorisation_audit.Facts(*(np.ones(2),) * 7)
-    reference = memorisation_audit.Reference(*(np.ones(2),) * 6, 1)
-    noted = memorisation_audit._notes(sets(None), reference, facts, facts, power)
+    facts = audits.Facts(*(np.ones(2),) * 7)
+    reference = audits.Reference(*(np.ones(2),) * 6, 1)
+    noted = audits._notes(sets(None), reference, facts, facts, power)
     assert noted == [
         "False alarms in 9 of 20 trials are more than alpha 0.05 allows: held-out and training images differ, "
         "so distrust an alarm."
@@ -109,7 +109,7 @@ def test_the_smallest_sets_and_constant_ones():
 
 
 def test_bad_input_is_refused_before_anything_is_computed(monkeypatch):
-    monkeypatch.setattr(memorisation_audit, "prepare", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(audits, "prepare", lambda *_, **__: pytest.fail("computed"))
     good = sets(gaussian(2, 5))
     broken = gaussian(2, 5)
     broken[2, 3] = np.inf

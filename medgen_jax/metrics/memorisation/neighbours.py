@@ -19,7 +19,7 @@ import numpy as np
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Features
 from medgen_jax.metrics.features import as_features
-from medgen_jax.metrics.thumbnails import vary
+from medgen_jax.metrics.memorisation.thumbnails import vary
 
 BLOCK_VALUES = 1 << 22  # distances, or differences of features, held at a time
 QUERIES, SMALLEST = 1024, 64  # in one block, at most and, as blocks are padded, at least

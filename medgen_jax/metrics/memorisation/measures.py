@@ -21,8 +21,8 @@ copies nothing. The first and the last do not, as they divide by the distance to
 `distance_ratio` asks whether the generated images betray which patients were trained on, and only
 assumes that chance split the patients; the others take images for independent, so that several of one
 patient make their p-values somewhat too small. None of the five sees a copy in features that the
-alteration of the copy has moved. `medgen_jax.metrics.memorisation_power` measures what each is able to
-see, `medgen_jax.metrics.memorisation_audit` reports both together.
+alteration of the copy has moved. `medgen_jax.metrics.memorisation.planting` measures what each is able to
+see, `medgen_jax.metrics.memorisation.audit` reports both together.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from typing import Any
 import numpy as np
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.metrics import data_copying
 from medgen_jax.metrics.intervals import bootstrap_mean, two_set_interval, wilson_interval
-from medgen_jax.metrics.memorisation_sets import Facts, Reference
+from medgen_jax.metrics.memorisation import data_copying
+from medgen_jax.metrics.memorisation.sets import Facts, Reference
 
 PERMUTATIONS, RESAMPLES = 999, 2000
 ALPHA = 0.05

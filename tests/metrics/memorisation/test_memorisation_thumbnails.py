@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.metrics.thumbnails import linear_resampling, pixel_features, pixel_variants, vary
+from medgen_jax.metrics.memorisation.thumbnails import linear_resampling, pixel_features, pixel_variants, vary
 
 
 def images(seed, n=3, h=12, w=8, c=1):
@@ -32,7 +32,7 @@ def test_brightness_contrast_type_and_block_do_not_matter(monkeypatch):
     raw = np.random.default_rng(0).integers(0, 100, (5, 16, 16, 2)).astype(np.uint8)
     expected = pixel_features(raw, size=4)
     np.testing.assert_allclose(pixel_features(raw.astype(np.uint16) * 256 + 7, size=4), expected, atol=1e-6)
-    monkeypatch.setattr("medgen_jax.metrics.thumbnails.BLOCK_VALUES", 1)
+    monkeypatch.setattr("medgen_jax.metrics.memorisation.thumbnails.BLOCK_VALUES", 1)
     np.testing.assert_array_equal(pixel_features(raw, size=4), expected)
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6)
 

@@ -29,7 +29,7 @@ import numpy as np
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Features
 from medgen_jax.metrics.features import as_features
-from medgen_jax.metrics.neighbours import nearest
+from medgen_jax.metrics.memorisation.neighbours import nearest
 
 CELLS, COMPONENTS = 3, 64
 MINIMUM = 8  # images of either set that a cell must hold for its Z to be about normal
