@@ -2,6 +2,7 @@
 
     --real DIR --fake DIR --output OUT        a folder of generated images against a folder of real ones
     --workdir RUN --split test                a trained run on a split of its own data
+    --workdir RUN --study noise               the same under noise on the sources
     --real DIR --save_statistics FILE.npz     keep what FID needs of the real images
     --fake DIR --train DIR --held_out DIR --metrics memorisation --output OUT
 
@@ -44,6 +45,9 @@ _SPLIT = flags.DEFINE_string("split", None, "Split of the run's data; test, or v
 _WHICH = flags.DEFINE_string("which", "last", "Checkpoint of the run: last, best, or a step.")
 _SAMPLER = flags.DEFINE_string("sampler", None, "Which of the run's samplers, such as a2b; its first by default.")
 _DATA = flags.DEFINE_string("data", None, "Where the run's data are now, if they were moved.")
+_STUDY = flags.DEFINE_enum("study", None, ["noise"], "How FID and KID of a run change with noise on its sources.")
+_NOISE = flags.DEFINE_list("noise", ["0", "5", "10", "25", "50"], "Standard deviations, 8-bit levels, of the study.")
+_BANDS = flags.DEFINE_list("bands", ["none", "0.02-0.25"], "Its pass bands, low-high in cycles per pixel, or none.")
 
 
 def _settings() -> Any:
@@ -60,7 +64,8 @@ def _settings() -> Any:
 
 def _require_one_form() -> None:
     """Refuse flags that belong to another form of the command, and missing ones."""
-    of_sets, of_runs = (_REAL, _FAKE, _TRAIN, _HELD_OUT, _PATIENTS, _SAVE_STATISTICS), (_SPLIT, _SAMPLER, _DATA)
+    of_sets = (_REAL, _FAKE, _TRAIN, _HELD_OUT, _PATIENTS, _SAVE_STATISTICS)
+    of_runs = (_SPLIT, _SAMPLER, _DATA, _STUDY)
     about_a_run = _WORKDIR.value is not None
     reason = "does not go with --workdir" if about_a_run else "is about a run: --workdir is missing"
     for flag in of_sets if about_a_run else of_runs:
@@ -78,14 +83,17 @@ def main(_: list[str]) -> int:
     _require_one_form()
     from medgen_jax.engine import runtime
     from medgen_jax.engine.console import Console
-    from medgen_jax.evaluation import results, runs, sets
+    from medgen_jax.evaluation import noise, results, runs, sets
 
     runtime.start()
     settings, say = _settings(), Console().say
-    if _WORKDIR.value is not None:
-        which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
-        options = {"split": _SPLIT.value, "which": which, "sampler": _SAMPLER.value, "data": _DATA.value}
-        found = runs.evaluate(_WORKDIR.value, _OUTPUT.value, settings, **options, against=_AGAINST.value, say=say)
+    which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
+    options = {flag.name: flag.value for flag in (_SPLIT, _SAMPLER, _DATA, _AGAINST)} | {"which": which, "say": say}
+    if _STUDY.value:
+        rows = noise.sources(noise.parse_levels(_NOISE.value), noise.parse_bands(_BANDS.value))
+        found = noise.study(_WORKDIR.value, _OUTPUT.value, settings, rows, **options)
+    elif _WORKDIR.value is not None:
+        found = runs.evaluate(_WORKDIR.value, _OUTPUT.value, settings, **options)
     elif _FAKE.value is not None:
         flags_of_sets = (_FAKE, _REAL, _TRAIN, _HELD_OUT, _PATIENTS, _SAVE_STATISTICS, _AGAINST)
         request = sets.Request(**{flag.name: flag.value for flag in flags_of_sets})

@@ -65,7 +65,7 @@ def fid(real: Reference, fake: np.ndarray, settings: Settings) -> dict[str, Scor
         return frechet.compute(mine, frechet.statistics(fake[chosen[-1]]))
 
     error = halves.standard_errors(statistic, sizes, count, settings.seed)["fid"]
-    ends = _around(found["fid"], error, settings.level, lowest=0.0)
+    ends = around(found["fid"], error, settings.level, lowest=0.0)
     source = _source(count, "the generated images, the reference held fixed" if fixed else "both sets")
     extras |= {"standard_error": error}
     return {"fid": Score(found["fid"], ends, f"normal, {source}", extras, _fid_warnings(real, fake))}
@@ -114,7 +114,7 @@ def kid(real: Reference, fake: np.ndarray, settings: Settings) -> dict[str, Scor
     )
     extras = {"standard_error": found["kid_standard_error"], "subsets": settings.kid_subsets}
     extras |= {name.removeprefix("kid_"): value for name, value in subsets.items()}
-    interval = _around(found["kid"], found["kid_standard_error"], settings.level)
+    interval = around(found["kid"], found["kid_standard_error"], settings.level)
     method = "normal, standard error from each image's own share in the sum (Hoeffding)"
     return {"kid": Score(found["kid"], interval, method, extras)}
 
@@ -138,7 +138,7 @@ def prdc(real: Reference, fake: np.ndarray, settings: Settings) -> dict[str, Sco
     method = f"normal, {_source(count, 'both sets')}"
     scores = {}
     for name, value in values.items():
-        low, high = _around(value, errors[name], settings.level, lowest=0.0)
+        low, high = around(value, errors[name], settings.level, lowest=0.0)
         extras = {"k": settings.k, "standard_error": errors[name]}
         if name in trials:
             other = intervals.wilson_interval(round(value * trials[name]), trials[name], level=settings.level)
@@ -163,6 +163,17 @@ def _source(count: int, whose: str) -> str:
     return f"standard error from {count} half-samples of {whose}"
 
 
-def _around(value: float, error: float, level: float, lowest: float = -math.inf) -> tuple[float, float]:
+def frechet_value(real: np.ndarray, fake: np.ndarray) -> float:
+    """FID of two feature arrays, nothing beside it."""
+    return frechet.frechet_distance(real, fake)
+
+
+def kernel_value(real: np.ndarray, fake: np.ndarray) -> float:
+    """KID of two feature arrays over all pairs, unbiased."""
+    return kernel.kernel_distance(real, fake)["kid"]
+
+
+def around(value: float, error: float, level: float, lowest: float = -math.inf) -> tuple[float, float]:
+    """Ends of a normal interval around a value, cut off at ``lowest``."""
     found = intervals.mean_interval(value, error, level=level)
     return max(found.low, lowest), found.high

@@ -27,6 +27,7 @@ _MEANING = {
     "quantisation": ("quantisation", "other pixels"),
     "values": ("pixel values", "other roundings"),
     "settings": ("settings", "another definition"),
+    "source": ("disturbance of the sources", "other inputs"),
     "split": ("split", "other images"),
     "n_real": ("number of real images", "bias and spread depend on it"),
     "n_fake": ("number of generated images", "bias and spread depend on it"),
@@ -45,8 +46,9 @@ def conditions(metric: str, **found: Any) -> Conditions:
     Args:
       metric: its name.
       found: any of ``network`` (name), ``weights`` (sha256), ``resize``, ``scaling``, ``quantisation``, ``values``
-        (what of paired images is compared), ``settings`` (such as ``k=5``), ``split``, ``n_real``, ``n_fake``,
-        ``reference`` and ``fake`` (sha256 of the contents), ``run`` (what made the images) and ``seed``.
+        (what of paired images is compared), ``settings`` (such as ``k=5``), ``source`` (what was done to a sampler's
+        inputs), ``split``, ``n_real``, ``n_fake``, ``reference`` and ``fake`` (sha256 of the contents), ``run`` (what
+        made the images) and ``seed``.
 
     Raises:
       KeyError: for a condition of another name.
@@ -63,7 +65,11 @@ def text(found: Mapping[str, Any]) -> str:
     parts = [str(short.get("metric", "?"))]
     if "network" in short:
         parts.append(f"{short['network']} w={short.get('weights', '?')}")
-    parts += [str(short[name]) for name in ("resize", "scaling", "quantisation", "values", "settings") if name in short]
+    parts += [
+        str(short[name])
+        for name in ("resize", "scaling", "quantisation", "values", "settings", "source")
+        if name in short
+    ]
     parts += [f"split={short['split']}"] if "split" in short else []
     parts.append(f"N={short.get('n_real', '?')}/{short.get('n_fake', '?')}")
     parts += [f"{label}={short[name]}" for name, label in (("reference", "real"), ("fake", "fake")) if name in short]
