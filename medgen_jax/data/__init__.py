@@ -1,6 +1,6 @@
 """Images from files to batches, on the host. Nothing in this room imports jax.
 
-images      files <-> HWC arrays            listing     the records of a split, no file opened
+images      files <-> HWC arrays (formats/) listing     the records of a split, no file opened
 layouts     folders -> listings             csv_manifest, csv_rows: CSV files -> listings
 splits      by patient; overlaps            fence       whether a file lies inside a folder
 tables      random-access records           prepared    TFDS ArrayRecord sets; manifest: their checksums

@@ -8,4 +8,10 @@ float64. Images are float32 NHWC in [-1, 1]. Feature networks are arguments, nev
 
 Measures of feature sets (``frechet``, ``kernel``, ``manifold``) need float64 and stay on the host: their
 accumulators are NumPy, and those that compare every pair take whole sets.
+
+pairs of images    paired, ssim, structure, haarpsi, masked, colour (colour_difference), lpips
+sets of features   frechet (FID), kernel (KID), manifold (precision, recall, density, coverage), memorisation/
+sets of images     intensity, spectra; baselines: answers without a network
+maps               anomaly, localisation, boxes, ranking (AUROC, AUPRC); attribution (CAM, Grad-CAM)
+how sure           intervals
 """

@@ -8,40 +8,33 @@
 
 Numbers of one protocol never stand beside those of the other. The network arrives as a function:
 ``distance(x, y) -> (b,)``, or ``embed(x)``, after which the distance of two images is the squared Euclidean
-distance of their points (`medgen_jax.nn.lpips`). The accumulator of both is `Moments`. A distance that
-is not finite makes the numbers NaN; records whose mask is 0 never count.
+distance of their points (`medgen_jax.nn.lpips`). Both share one accumulator. A distance that is not finite makes
+the numbers NaN; records whose mask is 0 never count.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Image, Mask
+from medgen_jax.ops import compensated
 
 Distance = Callable[[Image, Image], jax.Array]
 Embed = Callable[[Image], Any]
 
 
-class Moments(NamedTuple):
-    """Number, mean and sum of squared deviations of the values added so far, () float32 each."""
-
-    count: jax.Array
-    mean: jax.Array
-    squares: jax.Array
+def init() -> jax.Array:
+    """An empty accumulator of either protocol, float32 (3, 2): number, sum and sum of squares of the values."""
+    return compensated.zeros(3)
 
 
-def init() -> Moments:
-    """An empty accumulator, of either protocol."""
-    return Moments(*(jnp.zeros((), jnp.float32) for _ in Moments._fields))
-
-
-def accumulate(acc: Moments, distance: Distance, predicted: Image, target: Image, mask: Mask) -> Moments:
+def accumulate(acc: jax.Array, distance: Distance, predicted: Image, target: Image, mask: Mask) -> jax.Array:
     """Add a batch of ``lpips``.
 
     Args:
@@ -53,7 +46,7 @@ def accumulate(acc: Moments, distance: Distance, predicted: Image, target: Image
     return _add(acc, distance(predicted, target), mask)
 
 
-def accumulate_diversity(acc: Moments, embed: Embed, outputs: Image, mask: Mask) -> Moments:
+def accumulate_diversity(acc: jax.Array, embed: Embed, outputs: Image, mask: Mask) -> jax.Array:
     """Add a batch of ``lpips_diversity``.
 
     Args:
@@ -106,18 +99,12 @@ def diversity(embed: Embed, outputs: Image) -> jax.Array:
     return 2 / (len(outputs) - 1) * squares
 
 
-def merge(a: Moments, b: Moments) -> Moments:
-    """Moments of both sets of values together (Chan, Golub and LeVeque, Am. Stat. 37(3), 1983, eq. 2.1).
-
-    Associative and commutative up to float32 rounding.
-    """
-    count = a.count + b.count
-    share = b.count / jnp.maximum(count, 1)
-    shift = b.mean - a.mean
-    return Moments(count, a.mean + shift * share, a.squares + b.squares + jnp.square(shift) * a.count * share)
+def merge(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Sum of two accumulators; associative and commutative up to about 2^-48."""
+    return compensated.add(a, b)
 
 
-def compute(acc: Moments) -> dict[str, float]:
+def compute(acc: jax.Array) -> dict[str, float]:
     """``lpips``, ``lpips_standard_error`` (of the mean, over images; absent with one image), ``lpips_images``.
 
     Raises:
@@ -126,7 +113,7 @@ def compute(acc: Moments) -> dict[str, float]:
     return _summary(acc, "lpips", "images")
 
 
-def compute_diversity(acc: Moments) -> dict[str, float]:
+def compute_diversity(acc: jax.Array) -> dict[str, float]:
     """``lpips_diversity``, ``lpips_diversity_standard_error`` (over sources), ``lpips_diversity_sources``.
 
     Raises:
@@ -135,24 +122,23 @@ def compute_diversity(acc: Moments) -> dict[str, float]:
     return _summary(acc, "lpips_diversity", "sources")
 
 
-def _summary(acc: Moments, name: str, unit: str) -> dict[str, float]:
-    count, mean, squares = (float(value) for value in acc)
+def _summary(acc: jax.Array, name: str, unit: str) -> dict[str, float]:
+    count, total, squares = (float(value) for value in compensated.value(acc))
     if count == 0:
         raise UserError(f"{name}: nothing was added; the split that is evaluated is empty")
-    summary = {name: mean, f"{name}_{unit}": count}
+    summary = {name: total / count, f"{name}_{unit}": count}
     if count > 1:
-        summary[f"{name}_standard_error"] = math.sqrt(squares / (count - 1) / count)
+        deviations = max(squares - total * total / count, 0.0) if math.isfinite(squares) else math.nan
+        summary[f"{name}_standard_error"] = math.sqrt(deviations / (count - 1) / count)
     return summary
 
 
-def _add(acc: Moments, values: jax.Array, mask: Mask) -> Moments:
+def _add(acc: jax.Array, values: jax.Array, mask: Mask) -> jax.Array:
     if values.shape != mask.shape:
         raise ValueError(f"distances {values.shape} for a mask {mask.shape}: one number per record is needed")
-    counted = mask > 0
-    count = jnp.sum(counted, dtype=jnp.float32)
-    mean = jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(count, 1)
-    squares = jnp.sum(jnp.where(counted, jnp.square(values - mean), 0.0))
-    return merge(acc, Moments(count, mean, squares))
+    values = values.astype(jnp.float32)
+    ones, plain = (compensated.pair(x) for x in (jnp.ones_like(values), values))
+    return compensated.add_records(acc, jnp.stack([ones, plain, compensated.product(values, values)]), mask)
 
 
 def _per_record(x: jax.Array) -> jax.Array:

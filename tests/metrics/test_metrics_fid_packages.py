@@ -111,3 +111,7 @@ def test_numbers_of_the_package(
         scores = manifold_scores(real, fake, k=3, closed=True)
         for score in ("precision", "recall"):
             assert scores[score] == pytest.approx(wanted[score], abs=1.01 / len(real))
+    if "prdc" in wanted:
+        scores = manifold_scores(real, fake, k=wanted["prdc"]["k"])
+        for score in ("precision", "recall", "density", "coverage"):
+            assert scores[score] == pytest.approx(wanted["prdc"][score], abs=1e-4), score
