@@ -63,7 +63,7 @@ class Source:
 
     def __str__(self) -> str:
         band = f", band {self.band[0]:g} to {self.band[1]:g} cycles/px" if self.band else ""
-        return f"noise {self.level:g}/255{band}"
+        return (f"noise {self.level:g}/255" if self.level else "no noise") + band
 
 
 CLEAN = Source()
@@ -205,7 +205,8 @@ def study(
         disturbed = disturb(records, source, settings.seed)
         made, pictures = _output_features(disturbed, translator, extractor, row(source))
         clean = made if clean is None else clean
-        found.cases.append(Case("Sources and outputs", f"{row(source)}: {source}", pictures))
+        caption = f"{row(source)}: {source}" if source in NAMED else str(source)
+        found.cases.append(Case("Sources and outputs", caption, pictures))
         conditions = {**extractor.conditions, **images, "source": str(source)}
         for name, score in _scores(real, clean, made, settings).items():
             full = fingerprint.conditions(name, **conditions)

@@ -27,6 +27,8 @@ LARGEST, SMALLEST = 320, 128  # pixels of the longer side of a picture on the pa
 NAMES = {
     "fid": "FID",
     "kid": "KID",
+    "fid_ratio": "FID ratio",
+    "kid_ratio": "KID ratio",
     "precision": "Precision",
     "recall": "Recall",
     "density": "Density",
@@ -156,7 +158,9 @@ def _named(numbers: Mapping[str, Mapping[str, Any]], method: str) -> str:
 
 
 def _name(number: str) -> str:
-    return NAMES.get(number, number.replace("_", " "))
+    kind, _, row = number.partition(" ")
+    title = NAMES.get(kind, kind.replace("_", " "))
+    return f"{title}, {row}" if row else title
 
 
 def _score(name: str, entry: Mapping[str, Any], beside: bool) -> Markup:
