@@ -92,7 +92,7 @@ def tiny(monkeypatch, server):
     return one
 
 
-def fails(folder, match, **changes):
+def assert_download_fails(folder, match, **changes):
     """The download of the small entry fails with one message and leaves nothing behind."""
     weight_store.CATALOGUE["tiny"] = published(**{"url": weight_store.CATALOGUE["tiny"].url} | changes)
     before = sorted(folder.iterdir()) if folder.exists() else []
@@ -226,20 +226,22 @@ def test_only_what_is_missing_or_damaged_is_downloaded(tiny, tmp_path, server):
 
 def test_a_server_without_a_length_is_taken(tiny, tmp_path, server):
     server.pages["/tiny.ckpt"] = (200, {}, CONTENT)
-    weight_store.download("tiny", tmp_path)
+    assert weight_store.download("tiny", tmp_path) == tmp_path / tiny.file
     weight_store.load("tiny", tmp_path)
 
 
 def test_other_content_of_the_right_size_is_deleted(tiny, tmp_path, server):
     other = CONTENT[:-1] + b"!"
     server.pages["/tiny.ckpt"] = (200, {"Content-Length": str(len(other))}, other)
-    fails(tmp_path, f"is not the published file .sha256 {hashlib.sha256(other).hexdigest()}.* was deleted")
+    assert_download_fails(
+        tmp_path, f"is not the published file .sha256 {hashlib.sha256(other).hexdigest()}.* was deleted"
+    )
 
 
 def test_a_failed_download_keeps_the_pack_that_is_there(tiny, tmp_path, server):
     write_pack(tmp_path / tiny.file, HALF, "<f2")
     server.pages.clear()
-    fails(tmp_path, "404")
+    assert_download_fails(tmp_path, "404")
     weight_store.load("tiny", tmp_path)
 
 
@@ -255,13 +257,13 @@ def test_a_failed_download_keeps_the_pack_that_is_there(tiny, tmp_path, server):
 )
 def test_another_size_is_refused(tiny, tmp_path, server, headers, body, match):
     server.pages["/tiny.ckpt"] = (200, headers, body)
-    fails(tmp_path, match)
+    assert_download_fails(tmp_path, match)
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "Not Found"), (403, "Forbidden"), (503, "Service Unavailable")])
 def test_a_refusal_of_the_server_is_said(tiny, tmp_path, server, status, reason):
     server.pages["/tiny.ckpt"] = (status, {}, b"")
-    fails(tmp_path, f"tiny.ckpt: the server answers {status} {reason}; .*--archive")
+    assert_download_fails(tmp_path, f"tiny.ckpt: the server answers {status} {reason}; .*--archive")
 
 
 def test_redirects_are_followed_on_this_machine_and_never_to_plain_http_elsewhere(tiny, tmp_path, server):
@@ -270,11 +272,11 @@ def test_redirects_are_followed_on_this_machine_and_never_to_plain_http_elsewher
     weight_store.download("tiny", tmp_path)
     for address in ("http://example.org/tiny.ckpt", "ftp://127.0.0.1/tiny.ckpt"):
         server.pages["/tiny.ckpt"] = (302, {"Location": address}, b"")
-        fails(tmp_path, f"{address}: refused, weights are taken over https only")
+        assert_download_fails(tmp_path, f"{address}: refused, weights are taken over https only")
     server.pages["/tiny.ckpt"] = (302, {"Location": "file:///etc/passwd"}, b"")
-    fails(tmp_path, "answers 302 .* 'file:///etc/passwd' is not allowed")
+    assert_download_fails(tmp_path, "answers 302 .* 'file:///etc/passwd' is not allowed")
     server.pages["/tiny.ckpt"] = (302, {"Location": "/tiny.ckpt"}, b"")
-    fails(tmp_path, "answers 302 .* infinite loop")
+    assert_download_fails(tmp_path, "answers 302 .* infinite loop")
 
 
 def test_a_redirect_from_https_to_this_machine_is_refused():
@@ -287,15 +289,15 @@ def test_a_redirect_from_https_to_this_machine_is_refused():
 
 @pytest.mark.parametrize("url", ["http://example.org/x", "ftp://example.org/x", "file:///etc/passwd", "tiny.ckpt"])
 def test_addresses_without_https_are_refused_unasked(tiny, tmp_path, url):
-    fails(tmp_path, f"{url}: refused, weights are taken over https only", url=url)
+    assert_download_fails(tmp_path, f"{url}: refused, weights are taken over https only", url=url)
 
 
 def test_no_network_and_no_answer_are_said(tiny, tmp_path, server, monkeypatch):
     server.pages["/tiny.ckpt"] = (200, {}, None)
     monkeypatch.setattr(download, "TIMEOUT", 0.2)
-    fails(tmp_path, "no connection .timed out.; check network and HTTPS_PROXY, or .* --archive")
-    fails(tmp_path, "no connection .Connection refused.", url="http://127.0.0.1:1/tiny.ckpt")
-    fails(tmp_path, "no connection", url="https://host.invalid/tiny.ckpt")
+    assert_download_fails(tmp_path, "no connection .timed out.; check network and HTTPS_PROXY, or .* --archive")
+    assert_download_fails(tmp_path, "no connection .Connection refused.", url="http://127.0.0.1:1/tiny.ckpt")
+    assert_download_fails(tmp_path, "no connection", url="https://host.invalid/tiny.ckpt")
 
 
 @contextlib.contextmanager
@@ -310,11 +312,13 @@ def file_size_limit(size):
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tiny, tmp_path):
     with file_size_limit(64):
-        fails(tmp_path, f"{tmp_path}: cannot be written .File too large.; free space or choose another folder")
+        assert_download_fails(
+            tmp_path, f"{tmp_path}: cannot be written .File too large.; free space or choose another folder"
+        )
 
 
 def test_space_is_looked_at_before_the_server_is_asked(tiny, tmp_path, server):
-    fails(tmp_path, f"{tmp_path}: [0-9]+ bytes free, {10**18} needed", size=10**18)
+    assert_download_fails(tmp_path, f"{tmp_path}: [0-9]+ bytes free, {10**18} needed", size=10**18)
     assert server.asked == []
 
 
@@ -326,7 +330,7 @@ def test_a_folder_that_cannot_be_made_is_said(tiny, tmp_path, server):
 
 
 def test_a_conversion_that_changed_writes_nothing(tiny, tmp_path):
-    fails(tmp_path, "tiny.ckpt: holds other values than published .digest", digest="0" * 64)
+    assert_download_fails(tmp_path, "tiny.ckpt: holds other values than published .digest", digest="0" * 64)
 
 
 # -- archives ----------------------------------------------------------------------------------------
