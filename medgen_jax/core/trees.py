@@ -30,7 +30,12 @@ def count(tree: PyTree) -> int:
 def all_finite(*trees: PyTree) -> jax.Array:
     """Whether every floating leaf of every tree is finite; boolean scalar."""
     floats = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in floats])) if floats else jnp.array(True)
+    if not floats:
+        return jnp.array(True)
+    strange = jnp.stack([jnp.any(~jnp.isfinite(x)) for x in floats]).astype(jnp.float32)
+    # A dot, because XLA:CPU repeats a reduction inside every fusion that reads its result: selecting each of
+    # 345 leaves on it took 211 s to compile, this way 11 s.
+    return jnp.dot(strange, jnp.ones_like(strange)) == 0
 
 
 def select(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
