@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from medgen_jax import systems
 from medgen_jax.core import config as configs
-from medgen_jax.systems import cyclegan, phases, pix2pix
+from medgen_jax.nn import lpips
+from medgen_jax.systems import cyclegan, cyclegan_options, phases, pix2pix
 
 
 def _pix2pix(**schedule):
@@ -37,8 +39,18 @@ def _cyclegan():
     return config
 
 
+def _focus():
+    config = _cyclegan()
+    config.model.norm, config.model.residual = cyclegan_options.Norm.SAMPLE, True
+    config.pairs = cyclegan_options.Pairs.ALL
+    config.loss.cycle_space = cyclegan_options.Space.FEATURE
+    config.loss.adversarial, config.loss.content, config.loss.reconstructed, config.loss.paired = 0.001, 1.0, 0.1, 1.0
+    return config
+
+
 CONFIGS = {
     "cyclegan": _cyclegan,
+    "cyclegan-focus": _focus,
     "pix2pix": _pix2pix,
     "pix2pix-seed": functools.partial(_pix2pix, kind=phases.Kind.SEED, flag_every=2, max_d_steps=4, g_steps=6),
 }
@@ -70,3 +82,15 @@ def batch(name: str, seed: int = 0, records: int | None = None):
 
     streams = build(name).streams.items()
     return {s: {f: values(field, records or stream.per_step) for f, field in stream.fields} for s, stream in streams}
+
+
+@functools.cache
+def frozen(name: str):
+    """Random weights in place of the pretrained ones that its steps ask for."""
+    image = jnp.zeros((1, 24, 24, 3))
+
+    def vgg16(key):
+        return lpips.Vgg16Features().init(key, image, (cyclegan.CONTENT_TAP,))
+
+    known = {"vgg16": jax.jit(vgg16)}
+    return {weights: known[weights](jax.random.key(0)) for weights in build(name).frozen_names}

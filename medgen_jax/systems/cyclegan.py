@@ -9,9 +9,8 @@ space of a fixed VGG16, the cycle in pixels or features, generators that add the
 """
 
 # No postponed annotations: config_flags reads the types of the configuration's fields.
-import enum
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -21,113 +20,26 @@ import jax.numpy as jnp
 import optax
 
 from medgen_jax.core import rng
-from medgen_jax.core.config import (
-    DataConfig,
-    Monitor,
-    TrainConfig,
-    require,
-    total_steps,
-    validate_shared,
-    validate_types,
-)
+from medgen_jax.core.config import DataConfig, Monitor, TrainConfig
 from medgen_jax.core.precision import compute_dtype
-from medgen_jax.core.schedules import Schedule, linear_decay
+from medgen_jax.core.schedules import Schedule
 from medgen_jax.core.streams import Field, Stream
 from medgen_jax.losses import perceptual, pixel
 from medgen_jax.losses.adversarial import discriminator_loss, generator_loss
-from medgen_jax.metrics import paired
-from medgen_jax.metrics.baselines import constant_baselines
 from medgen_jax.nn import lpips
 from medgen_jax.nn.patchgan import PatchGAN
-from medgen_jax.nn.resnet_generator import MIN_SIZE, ResNetGenerator, valid_size
+from medgen_jax.nn.resnet_generator import ResNetGenerator
 from medgen_jax.ops.scale import to_unit
-from medgen_jax.systems import image_pool, updates
-from medgen_jax.systems.base import (
-    Batch,
-    Evaluator,
-    Metrics,
-    Preview,
-    Record,
-    Sampler,
-    System,
-    TrainState,
-    new_state,
-)
-from medgen_jax.systems.options import Decay, Gan, OptimConfig, Upsample, validate_optim
+from medgen_jax.systems import image_pool, options, registered_pairs, updates
+from medgen_jax.systems.base import Batch, Evaluator, Metrics, Preview, Sampler, System, TrainState, new_state
+from medgen_jax.systems.cyclegan_options import LossConfig, ModelConfig, Pairs, validate
+from medgen_jax.systems.options import OptimConfig
 
 PyTree = Any
 #: Domain -> the other one, the network that makes its images from the other's, and the one that judges them.
 OTHER, MAKER, JUDGE = {"a": "b", "b": "a"}, {"a": "g_b", "b": "g_a"}, {"a": "d_b", "b": "d_a"}
 #: Layer of VGG16 whose activations are compared.
 CONTENT_TAP = "relu3_3"
-
-
-class Norm(enum.Enum):
-    """Normalisation of all networks; ``sample`` is that of the focus paper's code."""
-
-    INSTANCE = "instance"
-    SAMPLE = "sample"
-
-
-class Pairs(enum.Enum):
-    """What is known of images that show the same field."""
-
-    NONE = "none"  # two unrelated streams, a and b
-    EXTRA = "extra"  # and a third one of registered pairs, for the term loss.paired
-    ALL = "all"  # every a comes with its b
-
-
-class Penalty(enum.Enum):
-    """Distance of two images, pixel by pixel."""
-
-    L1 = "l1"
-    MSE = "mse"
-
-
-class Space(enum.Enum):
-    """Where an image and its reconstruction are compared."""
-
-    PIXEL = "pixel"
-    FEATURE = "feature"
-
-
-class ContentSource(enum.Enum):
-    """What a translated image must resemble in feature space."""
-
-    PAIR = "pair"  # the other image of its pair; needs pairs=all
-    INPUT = "input"  # the image it was made from
-
-
-@dataclass(slots=True)
-class ModelConfig:
-    """Two residual generators and two PatchGAN discriminators."""
-
-    a_channels: int = 3
-    b_channels: int = 3
-    ngf: int = 64  # width of a generator's first layer
-    ndf: int = 64  # width of a discriminator's first layer
-    blocks: int = 9  # residual blocks; 6 is usual below 256 pixels
-    disc_layers: int = 3  # 3: a field of view of 70 x 70 pixels
-    norm: Norm = Norm.INSTANCE
-    upsample: Upsample = Upsample.CONVT
-    residual: bool = False  # generators add their input
-
-
-@dataclass(slots=True)
-class LossConfig:
-    """Weights of the generators' terms; 0 leaves a term and its computation out."""
-
-    gan: Gan = Gan.LSGAN
-    adversarial: float = 1.0
-    reconstructed: float = 0.0  # adversarial term on the images that came back, by the discriminator of their domain
-    cycle_a: float = 10.0  # |G_b(G_a(a)) - a|
-    cycle_b: float = 10.0
-    identity: float = 0.5  # |G_a(b) - b|, times the cycle weight of that domain
-    content: float = 0.0  # in the feature space of VGG16
-    content_source: ContentSource = ContentSource.PAIR
-    cycle_space: Space = Space.PIXEL
-    penalty: Penalty = Penalty.L1  # of cycle and identity in pixel space
-    paired: float = 0.0  # |G_a(a) - b| and |G_b(b) - a| on registered pairs
 
 
 @dataclass(slots=True)
@@ -145,44 +57,14 @@ class Config:
     steps_per_epoch: Optional[int] = None  # written by the engine
 
 
-def _validate(config: Config) -> None:
-    validate_types(config)
-    validate_shared(config.data, config.train)
-    model, loss = config.model, config.loss
-    for name in ("a_channels", "b_channels"):
-        require(getattr(model, name) in (1, 2, 3), f"model.{name}", getattr(model, name), "must be 1, 2 or 3")
-    for name in ("ngf", "ndf", "disc_layers", "blocks"):
-        require(getattr(model, name) >= 1, f"model.{name}", getattr(model, name), "must be at least 1")
-    equal = f"needs model.a_channels = {model.a_channels} and b_channels = {model.b_channels} to be equal"
-    require(not model.residual or model.a_channels == model.b_channels, "model.residual", model.residual, equal)
-    smallest = max(MIN_SIZE, 3 * 2**model.disc_layers)
-    size, nearest = config.data.crop_size, valid_size(max(config.data.crop_size, smallest))
-    rule = f"must be a multiple of 4 of at least {smallest}; the nearest valid size is {nearest}"
-    require(size == nearest, "data.crop_size", size, rule)
-    weights = ("adversarial", "reconstructed", "cycle_a", "cycle_b", "identity", "content", "paired")
-    for name in weights:
-        require(getattr(loss, name) >= 0, f"loss.{name}", getattr(loss, name), "must not be negative")
-    wrong = loss.content > 0 and loss.content_source is ContentSource.PAIR and config.pairs is not Pairs.ALL
-    rule = "compares with the registered pair: set pairs=all, or content_source=input for unpaired images"
-    require(not wrong, "loss.content_source", loss.content_source.value, rule)
-    rule = "needs registered pairs: set pairs=extra or pairs=all"
-    require(loss.paired == 0 or config.pairs is not Pairs.NONE, "loss.paired", loss.paired, rule)
-    rule = "adds a stream of pairs that no term uses: set loss.paired"
-    require(config.pairs is not Pairs.EXTRA or loss.paired > 0, "pairs", config.pairs.value, rule)
-    same = loss.content_source is ContentSource.PAIR or loss.content == 0 or model.a_channels == model.b_channels
-    require(same, "loss.content_source", loss.content_source.value, equal)
-    require(config.pool >= 0, "pool", config.pool, "must not be negative")
-    validate_optim(config.optim)
-
-
 def build(config: Config) -> "CycleGAN":
     """A CycleGAN from a resolved configuration.
 
     Raises:
       UserError: naming the first field that is out of range.
     """
-    _validate(config)
-    model, loss, optim = config.model, config.loss, config.optim
+    validate(config)
+    model, loss = config.model, config.loss
     identity = loss.identity
     if identity and model.a_channels != model.b_channels:
         warnings.warn(
@@ -203,8 +85,6 @@ def build(config: Config) -> "CycleGAN":
         )
 
     discriminator = PatchGAN(model.ndf, model.disc_layers, model.norm.value, dtype)
-    per_epoch = (config.steps_per_epoch or 1) if optim.decay is Decay.EPOCH else 0
-    steps = total_steps(config) if config.steps_per_epoch else max(config.train.steps, 1)
     return CycleGAN(
         networks=(
             ("g_a", generator(model.b_channels)),
@@ -212,8 +92,8 @@ def build(config: Config) -> "CycleGAN":
             ("d_a", discriminator),
             ("d_b", discriminator),
         ),
-        adam=optax.scale_by_adam(optim.beta1, optim.beta2, eps=1e-8),
-        lr=linear_decay(optim.lr, steps, optim.decay_fraction, per_epoch),
+        adam=options.adam(config.optim),
+        lr=options.learning_rate(config),
         channels=(model.a_channels, model.b_channels),
         size=config.data.crop_size,
         wire=f"uint{config.data.bits}",
@@ -230,7 +110,7 @@ def build(config: Config) -> "CycleGAN":
         paired=loss.paired,
         pairs=config.pairs.value,
         pool=config.pool,
-        ema_decay=optim.ema,
+        ema_decay=config.optim.ema,
         dtype=dtype,
     )
 
@@ -267,12 +147,12 @@ class CycleGAN(System):
     def streams(self) -> dict[str, Stream]:
         """``a`` and ``b``, unrelated, and ``pairs`` where wanted; or ``pairs`` alone. The first counts the images."""
         settings = ("config.model.a_channels", "config.model.b_channels")
-        a, b = (Field((self.size, self.size, c), self.wire, s) for c, s in zip(self.channels, settings, strict=True))
-        pairs = {"pairs": Stream((("a", a), ("b", b)), self.batch_size)}
+        fields = registered_pairs.fields(self.size, self.channels, self.wire, settings)
+        registered = {"pairs": Stream(tuple(fields.items()), self.batch_size)}
         if self.pairs == "all":
-            return pairs
-        unpaired = {"a": Stream((("a", a),), self.batch_size), "b": Stream((("b", b),), self.batch_size)}
-        return unpaired | pairs if self.pairs == "extra" else unpaired
+            return registered
+        unpaired = {name: Stream(((name, field),), self.batch_size) for name, field in fields.items()}
+        return unpaired | registered if self.pairs == "extra" else unpaired
 
     @property
     def frozen_names(self) -> tuple[str, ...]:
@@ -441,25 +321,12 @@ class CycleGAN(System):
     @property
     def preview(self) -> Preview:
         """Input, output and, of pairs, the target."""
-        stream = "pairs" if self.pairs == "all" else "a"
-        shown = (("a", "input"), ("b", "target")) if self.pairs == "all" else (("a", "input"),)
-        return Preview("a2b", stream, lambda fields, key: {"image": fields["a"]}, shown)
+        return registered_pairs.preview(registered=self.pairs == "all")
 
     @property
     def evaluators(self) -> dict[str, Evaluator]:
         """Of registered pairs ``paired``: PSNR, SSIM, Pearson r and absolute error of a2b against b."""
-        if self.pairs != "all":
-            return {}
-        a2b = self.samplers["a2b"]
-
-        def accumulate(acc: PyTree, variables: PyTree, batch: Mapping[str, jax.Array], key: jax.Array) -> PyTree:
-            image = a2b(variables, {"image": batch["a"]}, key)
-            return paired.accumulate(acc, image, to_unit(batch["b"]), batch["mask"])
-
-        def baselines(train: Iterable[Record], test: Iterable[Record]) -> dict[str, dict[str, float]]:
-            return constant_baselines((r["b"] for r in train), ((r["a"], r["b"]) for r in test))
-
-        return {"paired": Evaluator("pairs", paired.init, accumulate, paired.merge, paired.compute, baselines)}
+        return {"paired": registered_pairs.evaluator(self.samplers["a2b"])} if self.pairs == "all" else {}
 
     @property
     def monitor(self) -> Monitor | None:

@@ -3,8 +3,12 @@
 # No postponed annotations: config_flags reads the types of the configuration's fields.
 import enum
 from dataclasses import dataclass
+from typing import Any
 
-from medgen_jax.core.config import require
+import optax
+
+from medgen_jax.core.config import require, total_steps
+from medgen_jax.core.schedules import Schedule, linear_decay
 
 
 class Norm(enum.Enum):
@@ -65,3 +69,39 @@ def validate_optim(optim: OptimConfig) -> None:
     for name in ("beta1", "beta2", "ema"):
         require(0 <= getattr(optim, name) < 1, f"optim.{name}", getattr(optim, name), "must lie in [0, 1)")
     require(0 <= optim.decay_fraction <= 1, "optim.decay_fraction", optim.decay_fraction, "must lie in [0, 1]")
+
+
+def adam(optim: OptimConfig) -> optax.GradientTransformation:
+    """Scales gradients as Adam does; the rate is applied by `updates.descend`."""
+    return optax.scale_by_adam(optim.beta1, optim.beta2, eps=1e-8)
+
+
+def learning_rate(config: Any) -> Schedule:
+    """Rate by step of a configuration with ``optim: OptimConfig``: constant, then linear to 0.
+
+    Before the engine has counted the records, of a run of the right form and unknown length.
+    """
+    optim = config.optim
+    per_epoch = (config.steps_per_epoch or 1) if optim.decay is Decay.EPOCH else 0
+    steps = total_steps(config) if config.steps_per_epoch else max(config.train.steps, 1)
+    return linear_decay(optim.lr, steps, optim.decay_fraction, per_epoch)
+
+
+def require_channels(model: Any, *names: str) -> None:
+    """Channels of images: fields ``names`` of ``config.model``.
+
+    Raises:
+      UserError: naming the field.
+    """
+    for name in names:
+        require(getattr(model, name) in (1, 2, 3), f"model.{name}", getattr(model, name), "must be 1, 2 or 3")
+
+
+def require_positive(model: Any, *names: str) -> None:
+    """Widths and depths of networks: fields ``names`` of ``config.model``.
+
+    Raises:
+      UserError: naming the field.
+    """
+    for name in names:
+        require(getattr(model, name) >= 1, f"model.{name}", getattr(model, name), "must be at least 1")

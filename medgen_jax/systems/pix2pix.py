@@ -7,7 +7,7 @@ is then frozen while the generator learns, and so on in turn; see `phases`.
 
 # No postponed annotations: config_flags reads the types of the configuration's fields.
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -17,39 +17,18 @@ import jax.numpy as jnp
 import optax
 
 from medgen_jax.core import rng
-from medgen_jax.core.config import (
-    DataConfig,
-    Monitor,
-    TrainConfig,
-    require,
-    total_steps,
-    validate_shared,
-    validate_types,
-)
+from medgen_jax.core.config import DataConfig, Monitor, TrainConfig, require, validate_shared, validate_types
 from medgen_jax.core.precision import compute_dtype
-from medgen_jax.core.schedules import Schedule, linear_decay
-from medgen_jax.core.streams import Field, Stream
+from medgen_jax.core.schedules import Schedule
+from medgen_jax.core.streams import Stream
 from medgen_jax.losses.adversarial import gan_loss, generator_loss
 from medgen_jax.losses.pixel import l1
-from medgen_jax.metrics import paired
-from medgen_jax.metrics.baselines import constant_baselines
 from medgen_jax.nn.patchgan import PatchGAN
 from medgen_jax.nn.unet import MIN_DOWNS, UNet, valid_size
 from medgen_jax.ops.scale import to_unit
-from medgen_jax.systems import phases, updates
-from medgen_jax.systems.base import (
-    Batch,
-    Evaluator,
-    Metrics,
-    Preview,
-    Record,
-    Sampler,
-    Step,
-    System,
-    TrainState,
-    new_state,
-)
-from medgen_jax.systems.options import Decay, Gan, Norm, OptimConfig, Stats, Upsample, validate_optim
+from medgen_jax.systems import options, phases, registered_pairs, updates
+from medgen_jax.systems.base import Batch, Evaluator, Metrics, Preview, Sampler, Step, System, TrainState, new_state
+from medgen_jax.systems.options import Gan, Norm, OptimConfig, Stats, Upsample
 
 PyTree = Any
 
@@ -103,18 +82,16 @@ class Config:
 def _validate(config: Config) -> None:
     validate_types(config)
     validate_shared(config.data, config.train)
-    model, optim = config.model, config.optim
-    for name in ("in_channels", "out_channels"):
-        require(getattr(model, name) in (1, 2, 3), f"model.{name}", getattr(model, name), "must be 1, 2 or 3")
-    for name in ("ngf", "ndf", "disc_layers"):
-        require(getattr(model, name) >= 1, f"model.{name}", getattr(model, name), "must be at least 1")
+    model = config.model
+    options.require_channels(model, "in_channels", "out_channels")
+    options.require_positive(model, "ngf", "ndf", "disc_layers")
     require(model.downs >= MIN_DOWNS, "model.downs", model.downs, f"must be at least {MIN_DOWNS}")
     require(0 <= model.dropout < 1, "model.dropout", model.dropout, "must lie in [0, 1)")
     size, nearest = config.data.crop_size, valid_size(config.data.crop_size, model.downs)
     rule = f"must be a multiple of 2^model.downs = {2**model.downs}; the nearest valid size is {nearest}"
     require(size == nearest, "data.crop_size", size, rule)
     require(config.loss.l1 >= 0, "loss.l1", config.loss.l1, "must not be negative")
-    validate_optim(optim)
+    options.validate_optim(config.optim)
     phases.validate(config.schedule, config.train.batch_size)
 
 
@@ -125,10 +102,8 @@ def build(config: Config) -> "Pix2Pix":
       UserError: naming the first field that is out of range.
     """
     _validate(config)
-    model, optim = config.model, config.optim
+    model = config.model
     dtype = compute_dtype(config.train.precision)
-    per_epoch = (config.steps_per_epoch or 1) if optim.decay is Decay.EPOCH else 0
-    steps = total_steps(config) if config.steps_per_epoch else max(config.train.steps, 1)
     return Pix2Pix(
         generator=UNet(
             out_channels=model.out_channels,
@@ -140,15 +115,15 @@ def build(config: Config) -> "Pix2Pix":
             dtype=dtype,
         ),
         discriminator=PatchGAN(ndf=model.ndf, layers=model.disc_layers, norm=model.norm.value, dtype=dtype),
-        adam=optax.scale_by_adam(optim.beta1, optim.beta2, eps=1e-8),
-        lr=linear_decay(optim.lr, steps, optim.decay_fraction, per_epoch),
+        adam=options.adam(config.optim),
+        lr=options.learning_rate(config),
         channels=(model.in_channels, model.out_channels),
         size=config.data.crop_size,
         wire=f"uint{config.data.bits}",
         batch_size=config.train.batch_size,
         gan=config.loss.gan.value,
         l1_weight=config.loss.l1,
-        ema_decay=optim.ema,
+        ema_decay=config.optim.ema,
         schedule=phases.Schedule.from_config(config.schedule),
         stats=config.inference.stats.value,
         inference_dropout=config.inference.dropout,
@@ -180,11 +155,11 @@ class Pix2Pix(System):
     def streams(self) -> dict[str, Stream]:
         """``pairs``, and for the seed's schedule ``heldout`` pairs of the val split."""
         settings = ("config.model.in_channels", "config.model.out_channels")
-        a, b = (Field((self.size, self.size, c), self.wire, s) for c, s in zip(self.channels, settings, strict=True))
-        pairs = Stream((("a", a), ("b", b)), self.batch_size)
+        fields = registered_pairs.fields(self.size, self.channels, self.wire, settings)
+        stream = Stream(tuple(fields.items()), self.batch_size)
         if not self.schedule.alternating:
-            return {"pairs": pairs}
-        return {"pairs": pairs, "heldout": dataclasses.replace(pairs, table="pairs", split="val")}
+            return {"pairs": stream}
+        return {"pairs": stream, "heldout": dataclasses.replace(stream, table="pairs", split="val")}
 
     @property
     def flag_every(self) -> int:
@@ -272,9 +247,8 @@ class Pix2Pix(System):
     # -- steps -----------------------------------------------------------------------------------
 
     def _inputs(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        pairs = batch["pairs"]
-        keys = rng.named(jax.random.fold_in(state.key, state.step), "dropout", "mix")
-        return to_unit(pairs["a"]), to_unit(pairs["b"]), keys
+        a, b = (to_unit(batch["pairs"][side]) for side in "ab")
+        return a, b, rng.named(jax.random.fold_in(state.key, state.step), "dropout", "mix")
 
     def train_step(self, state: TrainState, batch: Batch, frozen: Mapping[str, PyTree]) -> tuple[TrainState, Metrics]:
         """The joint schedule: D, then G against the new D, with one forward pass of G for both."""
@@ -388,23 +362,13 @@ class Pix2Pix(System):
     @property
     def preview(self) -> Preview:
         """Input, output and target of the first validation pairs."""
-        shown = (("a", "input"), ("b", "target"))
-        return Preview("a2b", "pairs", lambda fields, key: {"image": fields["a"]}, shown)
+        return registered_pairs.preview()
 
     @property
     def evaluators(self) -> dict[str, Evaluator]:
         """``paired``: PSNR, SSIM, Pearson r and mean absolute error against the targets."""
-        if self.stats == "given":
-            return {}  # without a first pass there is nothing to normalise with
-
-        def accumulate(acc: PyTree, variables: PyTree, batch: Mapping[str, jax.Array], key: jax.Array) -> PyTree:
-            image = self._a2b(variables, {"image": batch["a"]}, key)
-            return paired.accumulate(acc, image, to_unit(batch["b"]), batch["mask"])
-
-        def baselines(train: Iterable[Record], test: Iterable[Record]) -> dict[str, dict[str, float]]:
-            return constant_baselines((r["b"] for r in train), ((r["a"], r["b"]) for r in test))
-
-        return {"paired": Evaluator("pairs", paired.init, accumulate, paired.merge, paired.compute, baselines)}
+        # Statistics that must be handed in come from a first pass, which validation does not make.
+        return {} if self.stats == "given" else {"paired": registered_pairs.evaluator(self._a2b)}
 
     @property
     def monitor(self) -> Monitor:

@@ -39,7 +39,8 @@ def run_step(name, variant, *, devices=1, donate=False):
     jitted = jax.jit(step, donate_argnums=(0,) if donate else (), out_shardings=meshes.replicated(mesh))
     state = jax.device_put(jax.tree.map(jnp.copy, small_systems.initial_state(name)), meshes.replicated(mesh))
     batch = jax.device_put(small_systems.batch(name), meshes.over_data(mesh))
-    return jax.device_get(jitted(state, (batch,), {}))
+    frozen = jax.device_put(small_systems.frozen(name), meshes.replicated(mesh))
+    return jax.device_get(jitted(state, (batch,), frozen))
 
 
 def test_every_system_has_a_toy_configuration(name):
@@ -125,9 +126,9 @@ def test_save_and_restore_is_bit_exact(name, tmp_path):
 def test_every_step_lowers_for_every_platform(name):
     system = small_systems.build(name)
     state = jax.eval_shape(lambda: small_systems.initial_state(name))
-    batch = jax.eval_shape(lambda: small_systems.batch(name))
+    batch, frozen = jax.eval_shape(lambda: (small_systems.batch(name), small_systems.frozen(name)))
     for variant, step in system.step_variants.items():
-        exported = jax.export.export(jax.jit(step), platforms=PLATFORMS)(state, batch, {})
+        exported = jax.export.export(jax.jit(step), platforms=PLATFORMS)(state, batch, frozen)
         assert set(exported.platforms) == set(PLATFORMS), variant
 
 

@@ -14,9 +14,9 @@ from medgen_jax.core import config as configs
 from medgen_jax.core.errors import UserError
 from medgen_jax.losses import pixel
 from medgen_jax.ops.scale import to_unit
-from medgen_jax.systems import cyclegan
+from medgen_jax.systems import cyclegan, cyclegan_options
 
-Pairs = cyclegan.Pairs
+Pairs = cyclegan_options.Pairs
 
 
 def changed(**fields):
@@ -72,7 +72,7 @@ def test_terms_by_hand():
 def test_further_terms_by_hand():
     system, params = scaled(
         pairs=Pairs.EXTRA, loss__paired=7.0, loss__reconstructed=0.1, loss__identity=0.0,
-        loss__penalty=cyclegan.Penalty.MSE,
+        loss__penalty=cyclegan_options.Penalty.MSE,
     )  # fmt: skip
     found = terms(system, params, 0.1, 0.4, pairs=(0.3, 0.5))
     assert found["cycle_a"] == (10.0, 0.25) and found["cycle_b"] == (10.0, 4.0)
@@ -91,16 +91,16 @@ def test_content_compares_with_the_pair_or_with_the_input(monkeypatch):
     system, params = scaled(pairs=Pairs.ALL, loss__content=2.0)
     assert terms(system, params, 0.1, 0.4, (0.1, 0.4))["content_b"] == (2.0, 0.2)
     assert terms(system, params, 0.1, 0.4, (0.1, 0.4))["content_a"] == (2.0, 1.1)
-    system, params = scaled(loss__content=2.0, loss__content_source=cyclegan.ContentSource.INPUT)
+    system, params = scaled(loss__content=2.0, loss__content_source=cyclegan_options.ContentSource.INPUT)
     assert terms(system, params, 0.1, 0.4)["content_b"] == (2.0, 0.1)
-    system, params = scaled(loss__cycle_space=cyclegan.Space.FEATURE)
+    system, params = scaled(loss__cycle_space=cyclegan_options.Space.FEATURE)
     assert terms(system, params, 0.1, 0.4)["cycle_a"] == (10.0, 0.5)
 
 
 def test_fixed_weights_are_asked_for_only_where_a_term_needs_them():
     assert build().frozen_names == ()
     assert build(pairs=Pairs.ALL, loss__content=1.0).frozen_names == ("vgg16",)
-    assert build(loss__cycle_space=cyclegan.Space.FEATURE).frozen_names == ("vgg16",)
+    assert build(loss__cycle_space=cyclegan_options.Space.FEATURE).frozen_names == ("vgg16",)
 
 
 def test_streams():
