@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -18,3 +21,12 @@ def compute_dtype(name: str) -> jnp.dtype:
         return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
     require(name in options, "train.precision", name, "must be one of auto, float32, bfloat16")
     return jnp.dtype(options[name])
+
+
+def whole_products(dtype: Any) -> AbstractContextManager[Any]:
+    """Inside, float32 products keep float32's bits, which accelerators else round to about 10; others stay as they are.
+
+    Args:
+      dtype: compute dtype of what is traced inside.
+    """
+    return jax.default_matmul_precision("highest") if jnp.dtype(dtype) == jnp.float32 else nullcontext()

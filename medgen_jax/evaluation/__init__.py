@@ -7,10 +7,11 @@ The room joins data, metrics, networks, samplers and pages; only the command ``e
 * ``measures``: the table of metrics. An entry says what a metric needs, how it is computed and which direction is
   better: ``distances`` of feature sets, ``pairs`` of images, ``memorisation``. A new metric is one more entry.
 * ``numbers``: entries of ``metrics.json`` from what was measured. ``scores``: one number with its interval.
-  ``halves``: standard errors by half-samples. ``fingerprint``: the conditions of a number, and what makes two
-  incomparable. ``comparison``: this evaluation against an earlier one. ``results``: the files that are left.
-* ``folders``: images of a folder, and how they become 8-bit RGB. ``splits``: records of a run. ``translator``: a
-  sampler over them. ``features``: images -> feature vectors. ``devices``: functions of batches, on all local devices.
+  ``fingerprint``: the conditions of a number, and what makes two incomparable. ``comparison``: this evaluation against
+  an earlier one. ``results``: the files that are left.
+* ``folders``: images of a folder, and how they become 8-bit RGB. ``splits``: records of a run. ``subject``: its
+  sampler, records and targets. ``translator``: the sampler over the records. ``features``: images -> feature
+  vectors. ``devices``: functions of batches, on all local devices.
 * ``cache``: features of folders seen before. ``references``: reference statistics in a file. ``networks``: pretrained
   networks by name. ``extremes``: worst and best examples. ``settings``: what the user chooses.
 

@@ -7,19 +7,21 @@ by name. What an interval covers is the chance of having drawn these images and 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from medgen_jax.evaluation import halves
 from medgen_jax.evaluation.scores import Score
 from medgen_jax.evaluation.settings import Settings
-from medgen_jax.metrics import frechet, intervals, kernel, manifold
+from medgen_jax.metrics import frechet, intervals, kernel, manifold, resampling
 from medgen_jax.metrics.memorisation import neighbours
 
 #: Images per side from which FID is usually taken to be steady.
 FEW = 2048
 FLOOR_SPLITS = 10
+#: Half-samples that are drawn for an interval, of small and of large sets.
+MOST, FEWEST = 200, 20
 NONE = "none, as --resamples=0 asks"
 
 
@@ -56,7 +58,7 @@ def fid(real: Reference, fake: np.ndarray, settings: Settings) -> dict[str, Scor
     extras |= _infinity(real, fake, settings) | _floor(real, settings)
     fixed = real.features is None
     sizes = (len(fake),) if fixed else (real.count, len(fake))
-    count = _count(sizes, settings)
+    count = half_samples(sizes, settings)
     if not count:
         return {"fid": Score(found["fid"], None, NONE, extras, _fid_warnings(real, fake))}
 
@@ -64,7 +66,7 @@ def fid(real: Reference, fake: np.ndarray, settings: Settings) -> dict[str, Scor
         mine = real.statistics if fixed else frechet.statistics(real.features[chosen[0]])
         return frechet.compute(mine, frechet.statistics(fake[chosen[-1]]))
 
-    error = halves.standard_errors(statistic, sizes, count, settings.seed)["fid"]
+    error = resampling.standard_errors(statistic, sizes, count, settings.seed)["fid"]
     ends = around(found["fid"], error, settings.level, lowest=0.0)
     source = _source(count, "the generated images, the reference held fixed" if fixed else "both sets")
     extras |= {"standard_error": error}
@@ -73,7 +75,7 @@ def fid(real: Reference, fake: np.ndarray, settings: Settings) -> dict[str, Scor
 
 def _infinity(real: Reference, fake: np.ndarray, settings: Settings) -> dict[str, float]:
     """FID-infinity over 15 subset sizes; fewer where the set has no more, or each would take half a minute."""
-    points = min(max(5, min(15, halves.affordable(len(fake)) // 4)), len(fake) - max(2, len(fake) // 10) + 1)
+    points = min(max(5, min(15, _affordable(len(fake)) // 4)), len(fake) - max(2, len(fake) // 10) + 1)
     found = frechet.frechet_infinity(real.statistics, fake, points=points, seed=settings.seed)
     return {name: found[name] for name in ("fid_infinity", "fid_infinity_standard_error")}
 
@@ -83,7 +85,7 @@ def _floor(real: Reference, settings: Settings) -> dict[str, float]:
         return {}
     rng = np.random.default_rng((settings.seed, 1))
     half = real.count // 2
-    splits = max(1, min(FLOOR_SPLITS, halves.affordable(real.count) // 10))
+    splits = max(1, min(FLOOR_SPLITS, _affordable(real.count) // 10))
     values = []
     for _ in range(splits):
         order = rng.permutation(real.count)
@@ -130,10 +132,10 @@ def prdc(real: Reference, fake: np.ndarray, settings: Settings) -> dict[str, Sco
         return manifold.manifold_scores(real.features[mine], fake[chosen], k=settings.k)
 
     values = manifold.manifold_scores(real.features, fake, k=settings.k)
-    count = _count((real.count, len(fake)), settings)
+    count = half_samples((real.count, len(fake)), settings)
     if not count:
         return {name: Score(value, None, NONE, {"k": settings.k}) for name, value in values.items()}
-    errors = halves.standard_errors(statistic, (real.count, len(fake)), count, settings.seed)
+    errors = resampling.standard_errors(statistic, (real.count, len(fake)), count, settings.seed)
     trials = {"precision": len(fake), "recall": real.count, "coverage": real.count}
     method = f"normal, {_source(count, 'both sets')}"
     scores = {}
@@ -155,8 +157,17 @@ def nearest_real(real: Reference, fake: np.ndarray) -> tuple[np.ndarray, np.ndar
     return found.index[:, 0], found.distance[:, 0]
 
 
-def _count(sizes: tuple[int, ...], settings: Settings) -> int:
-    return halves.affordable(max(sizes)) if settings.resamples is None else settings.resamples
+def half_samples(sizes: Sequence[int], settings: Settings) -> int:
+    """How many half-samples of sets of these sizes to draw for an interval; 0 for no interval."""
+    return _affordable(max(sizes)) if settings.resamples is None else settings.resamples
+
+
+def _affordable(size: int) -> int:
+    """Half-samples of a set of ``size``: 200 up to 512 images, 20 beyond 2400.
+
+    One FID of halves of 64 images takes a hundredth of a second, of 5000 half a minute.
+    """
+    return int(np.clip(MOST * (512 / max(size, 1)) ** 1.5, FEWEST, MOST))
 
 
 def _source(count: int, whose: str) -> str:

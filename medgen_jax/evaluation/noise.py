@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from medgen_jax.core import manifest
 from medgen_jax.core.errors import UserError
-from medgen_jax.engine import restore
-from medgen_jax.evaluation import comparison, distances, fingerprint, halves, results
-from medgen_jax.evaluation.devices import parts
+from medgen_jax.evaluation import comparison, distances, fingerprint, results
 from medgen_jax.evaluation.distances import Reference
 from medgen_jax.evaluation.features import Extractor, FeatureRows
 from medgen_jax.evaluation.folders import eight_bit
@@ -34,11 +30,12 @@ from medgen_jax.evaluation.measures import MEASURES, check_counts
 from medgen_jax.evaluation.networks import Networks, from_weights
 from medgen_jax.evaluation.scores import Score, entry
 from medgen_jax.evaluation.settings import Settings
-from medgen_jax.evaluation.splits import Column, Split, open_split
+from medgen_jax.evaluation.splits import Column, Split
+from medgen_jax.evaluation.subject import Targets, open_subject
 from medgen_jax.evaluation.translator import Translator
+from medgen_jax.metrics import resampling
 from medgen_jax.ops import filters
 from medgen_jax.ops.scale import from_unit, to_unit
-from medgen_jax.sampling import load_sampler
 from medgen_jax.viz.scores import Case
 
 Band = tuple[float, float]
@@ -178,28 +175,20 @@ def study(
     """
     settings.check()
     earlier = comparison.read(against) if against else None
-    step = restore.intact_step(workdir, which)
-    model = load_sampler(workdir, sampler, int(step.name))
-    records = open_split(model, split, data)
+    subject = open_subject(workdir, which, sampler, split, data)
+    records = subject.records
     measures = {name: MEASURES[name] for name in ("fid", "kid")}
     check_counts(measures, {"inputs": len(records.inputs), "targets": len(records.targets)}, settings)
-    translator = Translator(model, settings.batch, settings.seed)
+    translator = Translator(subject.model, settings.batch, settings.seed)
     for group in records.groups():
         translator.output_shape(records.inputs.shape(group[0]))
     extractor = Extractor((networks or from_weights(settings))("inception"), settings.protocol, settings.batch)
     folder = results.claim(output or Path(workdir).expanduser() / "evaluation" / "noise", settings.overwrite)
 
-    features, reference = _target_features(records, extractor)
-    images = {
-        "split": records.name,
-        "n_real": len(records.targets),
-        "n_fake": len(records.inputs),
-        "reference": reference,
-        "fake": manifest.file_digest(step / manifest.NAME),
-        "run": f"{model.system} step {int(step.name)} {model.name}",
-        "seed": settings.seed,
-    }
-    real, clean = Reference.of(features), None
+    targets = Targets(records.targets, extractor)
+    targets.take_all()
+    images = {**subject.conditions(targets.digest), "seed": settings.seed}
+    real, clean = Reference.of(targets.features.array()), None
     found = results.Evaluation("Noise on the source images", _facts(images, settings))
     for source in disturbances:
         disturbed = disturb(records, source, settings.seed)
@@ -227,22 +216,6 @@ def _facts(images: Mapping[str, Any], settings: Settings) -> dict[str, str]:
         "Intervals": f"{settings.level:.0%}",
         "Seed": str(settings.seed),
     }
-
-
-def _target_features(records: Split, extractor: Extractor) -> tuple[np.ndarray, str]:
-    """Features of the real targets, and the sha256 of their pixels in order."""
-    rows, digests = FeatureRows(extractor), {}
-    shapes: dict[Any, list[int]] = {}
-    for place in range(len(records.targets)):
-        shapes.setdefault(records.targets.shape(place), []).append(place)
-    for group in shapes.values():
-        for places in parts(group, extractor.batch):
-            targets = [records.targets.image(i) for i in places]
-            digests |= {
-                i: hashlib.sha256(np.ascontiguousarray(t)).hexdigest() for i, t in zip(places, targets, strict=True)
-            }
-            rows.add(places, np.stack([eight_bit(target) for target in targets]))
-    return rows.array(), hashlib.sha256("\n".join(digests[i] for i in sorted(digests)).encode()).hexdigest()
 
 
 def _output_features(
@@ -278,11 +251,11 @@ def _ratios(
         return pairs
 
     whole = values(np.arange(real.count), np.arange(len(made)))
-    count = halves.affordable(max(real.count, len(made))) if settings.resamples is None else settings.resamples
+    count = distances.half_samples((real.count, len(made)), settings)
     if not count or np.array_equal(clean, made):
         method = "none: the sources are the clean ones" if count else distances.NONE
         return {name: Score(value, None, method) for name, value in whole.items()}
-    errors = halves.standard_errors(values, (real.count, len(made)), count, settings.seed)
+    errors = resampling.standard_errors(values, (real.count, len(made)), count, settings.seed)
     method = f"normal, standard error from {count} half-samples of the same records under both sources"
     warning = ("KID of the clean sources is near zero, so its ratio means little",)
     scores = {}

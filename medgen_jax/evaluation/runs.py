@@ -7,7 +7,6 @@ outputs are judged against their targets; otherwise only as a set, against the i
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from medgen_jax.core import manifest
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine import restore
 from medgen_jax.evaluation import comparison, numbers, results
-from medgen_jax.evaluation.devices import parts
 from medgen_jax.evaluation.distances import Reference
 from medgen_jax.evaluation.extremes import Extremes
 from medgen_jax.evaluation.features import Extractor, FeatureRows
@@ -30,9 +27,10 @@ from medgen_jax.evaluation.networks import Networks, from_weights
 from medgen_jax.evaluation.pairs import PairPass
 from medgen_jax.evaluation.settings import Settings
 from medgen_jax.evaluation.splits import Split, open_split
+from medgen_jax.evaluation.subject import Targets, open_subject
 from medgen_jax.evaluation.translator import Batch, Translator
 from medgen_jax.ops.scale import from_unit
-from medgen_jax.sampling import LoadedSampler, load_sampler
+from medgen_jax.sampling import LoadedSampler
 
 PAIRED, UNPAIRED = ("paired",), ("fid", "prdc")
 Say = Callable[[str], None]
@@ -70,9 +68,8 @@ def evaluate(
     """
     settings.check()
     earlier = comparison.read(against) if against else None
-    step = restore.intact_step(workdir, which)
-    model = load_sampler(workdir, sampler, int(step.name))
-    records = open_split(model, split, data)
+    subject = open_subject(workdir, which, sampler, split, data)
+    model, records = subject.model, subject.records
     choice = _chosen(settings, records)
     over_sets, over_pairs = choice.of(SetMeasure), choice.of(PairMeasure)
     counts = {f"{records.name} split, inputs": len(records.inputs), "targets": len(records.targets)}
@@ -88,19 +85,13 @@ def evaluate(
     judge = _Judge(records, extractor, measured, choice, settings)
     for batch in tqdm(translator(records), unit="batch", desc=records.name, disable=None):
         judge.take(batch)
-    judge.take_unpaired_targets()
-    images = {
-        "split": records.name,
-        "n_real": len(records.targets),
-        "n_fake": len(records.inputs),
-        "reference": judge.digest,
-        "fake": manifest.file_digest(step / manifest.NAME),
-        "run": f"{model.system} step {int(step.name)} {model.name}",
-    }
+    if not records.paired:
+        judge.targets.take_all()
+    images = subject.conditions(judge.targets.digest)
     found = results.Evaluation(f"{model.system} on its {records.name} split", _facts(images, settings))
     entries: numbers.Entries = {}
     if over_sets:
-        real, made = Reference.of(judge.real.array()), judge.made.array()
+        real, made = Reference.of(judge.targets.features.array()), judge.made.array()
         say(f"comparing {len(made)} features with {real.count} ...")
         entries |= numbers.of_sets(over_sets, real, made, extractor, settings, images)
     if over_pairs:
@@ -155,7 +146,8 @@ class _Judge:
     """What a pass over the records gathers.
 
     Attributes:
-      real, made: features of targets and outputs, where sets are compared.
+      targets: read so far.
+      made: features of outputs, where sets are compared.
       kept: worst and best examples by the first number that is known of single records.
     """
 
@@ -167,20 +159,15 @@ class _Judge:
         choice: Choice,
         settings: Settings,
     ):
-        self._records, self._measured = records, measured
-        self.real, self.made = (FeatureRows(extractor) if extractor else None for _ in range(2))
-        self._digests: dict[int, str] = {}
+        self._paired, self._measured = records.paired, measured
+        self.targets = Targets(records.targets, extractor)
+        self.made = FeatureRows(extractor) if extractor else None
         self._number = next((n for n in choice.numbers if measured and n in measured.numbers), None)
         if self._number:
             better = "higher" if direction(self._number) > 0 else "lower"
             self.kept = Extremes(settings.pictures, better)
         else:
             self.kept = Extremes(settings.pictures, "higher", ("Examples", "More examples"))
-
-    @property
-    def digest(self) -> str:
-        """sha256 of all targets in order, as decoded."""
-        return hashlib.sha256("\n".join(self._digests[i] for i in sorted(self._digests)).encode()).hexdigest()
 
     def take(self, batch: Batch) -> None:
         """Measure a batch of outputs, and its targets where there are pairs.
@@ -196,8 +183,8 @@ class _Judge:
             self.made.add(batch.places, eight_bit(outputs))
         pictures = {"input": batch.inputs, "output": outputs}
         values: Mapping[str, np.ndarray] = {}
-        if self._records.paired:
-            pictures["target"] = self._take_targets(batch.places)
+        if self._paired:
+            pictures["target"] = self.targets.take(batch.places)
         if self._measured:
             values = self._measured.add(batch.places, batch.outputs, pictures["target"])
         for i, place in enumerate(batch.places):
@@ -205,26 +192,6 @@ class _Judge:
             text = f"record {place}" + (f": {self._number} {value:.4g}" if self._number else "")
             shown = [(title, eight_bit(stack[i])) for title, stack in pictures.items()]
             self.kept.add(value, functools.partial(lambda *case: case, text, shown))
-
-    def take_unpaired_targets(self) -> None:
-        """Measure the targets that belong to no output."""
-        targets = self._records.targets
-        if self._records.paired:
-            return
-        shapes: dict[Any, list[int]] = {}
-        for place in range(len(targets)):
-            shapes.setdefault(targets.shape(place), []).append(place)
-        for group in shapes.values():
-            for places in parts(group, self.real.batch):
-                self._take_targets(places)
-
-    def _take_targets(self, places: Sequence[int]) -> np.ndarray:
-        targets = np.stack([self._records.targets.image(i) for i in places])
-        for place, target in zip(places, targets, strict=True):
-            self._digests[place] = hashlib.sha256(np.ascontiguousarray(target).tobytes()).hexdigest()
-        if self.real:
-            self.real.add(places, eight_bit(targets))
-        return targets
 
 
 def _add_baselines(

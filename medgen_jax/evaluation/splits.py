@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -49,6 +48,10 @@ class Column:
         size = (header.height, header.width) if self.config.load_size is None else (side, side)
         return (*size, header.channels, header.bits)
 
+    def groups(self) -> list[list[int]]:
+        """Places of the images, those of one shape together."""
+        return grouped(self.shape(index) for index in range(len(self)))
+
     def record_id(self, index: int) -> str:
         """File name without suffix; the place of the record where there are no files."""
         return self.table.record_id(index) if isinstance(self.table, FileTable) else str(index)
@@ -72,16 +75,21 @@ class Split:
 
     def groups(self) -> list[list[int]]:
         """Places of the inputs, those of one shape (and one shape of the target) together."""
-        found: dict[Any, list[int]] = {}
-        for index in range(len(self.inputs)):
-            sides = (self.inputs, self.targets) if self.paired else (self.inputs,)
-            found.setdefault(tuple(side.shape(index) for side in sides), []).append(index)
-        return list(found.values())
+        sides = (self.inputs, self.targets) if self.paired else (self.inputs,)
+        return grouped(tuple(side.shape(index) for side in sides) for index in range(len(self.inputs)))
 
     def records(self) -> Iterator[dict[str, np.ndarray]]:
         """Single paired records by column, as evaluation sees them."""
         for index in range(len(self.inputs)):
             yield {side.name: side.image(index) for side in (self.inputs, self.targets)}
+
+
+def grouped(keys: Iterable[Hashable]) -> list[list[int]]:
+    """Places of equal keys together, in the order in which each key comes first."""
+    found: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        found.setdefault(key, []).append(place)
+    return list(found.values())
 
 
 def open_split(model: LoadedSampler, name: str | None = None, data: str | Path | None = None) -> Split:

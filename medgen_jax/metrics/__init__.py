@@ -12,6 +12,6 @@ accumulators are NumPy, and those that compare every pair take whole sets.
 pairs of images    paired, ssim, structure, haarpsi, masked, colour (colour_difference), lpips
 sets of features   frechet (FID), kernel (KID), manifold (precision, recall, density, coverage), memorisation/
 sets of images     intensity, spectra; baselines: answers without a network
-maps               anomaly, localisation, boxes, ranking (AUROC, AUPRC); attribution (CAM, Grad-CAM)
-how sure           intervals
+maps               anomaly (anomaly_maps), localisation, boxes, ranking (AUROC, AUPRC); attribution (CAM, Grad-CAM)
+how sure           intervals, resampling
 """

@@ -1,149 +1,33 @@
-"""Whether maps of something abnormal find the lesions that masks or boxes mark.
+"""Whether maps of something abnormal find the lesions of a data set: ``init / accumulate / merge / compute``.
 
-A *map* is (h, w), higher where more abnormal: a residual, a class activation map, an error. A
-*target* is a mask of the same size, True in the lesion; `medgen_jax.metrics.boxes` makes it of
-boxes. A *region* (lung, body) limits everything to the pixels where it is True; the whole image if
-left out.
-
-Per image: `overlap` (Dice and IoU at thresholds), `pointing_hits`, `energy_in_mask`, `image_scores`.
-They run under jit, where a map that is not finite gives NaN; outside they name it in a `UserError`.
-Over a data set: ``init / accumulate / merge / compute``, which count each image's pixels between
-fixed edges (see `medgen_jax.metrics.ranking`) and so give every threshold at once.
-`medgen_jax.metrics.localisation` puts the result beside maps that need no network.
+What maps, targets and regions are, and the measures of single images, is in `medgen_jax.metrics.anomaly_maps`.
+Each image's pixels are counted between fixed edges (see `medgen_jax.metrics.ranking`), which gives
+every threshold at once. `medgen_jax.metrics.localisation` puts the result beside maps that need no network.
 
 * A threshold has to come from other patients: `calibrated_threshold`. ``best_dice`` takes the
   threshold that suits the test set best and ``best_dice_per_image`` one for each image; both look
   at the answer, so no use of the map in practice reaches them.
 * Lesions sit where lungs are, so the mean training mask alone scores well (a pixel AUROC of .86 on
   chest X-rays with boxes). A map has shown something only where it exceeds the baselines.
-* Boxes are coarse: even a perfect map of the lesion has a Dice well below 1 against its box.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Mask
-from medgen_jax.metrics import ranking
+from medgen_jax.metrics import anomaly_maps, ranking
+from medgen_jax.metrics.anomaly_maps import Edges, Maps, Targets
 from medgen_jax.ops import compensated
-
-Maps = Float[Array, "b h w"]
-Targets = Bool[Array, "b h w"]
-Edges = Float[Array, "k"]
 
 # What the accumulator sums: over images with a lesion, over all images, and curves over the edges.
 _OF_LESIONS = ("lesion_images", "divided", "auroc", "pointing", "energy", "best_dice")
 _OF_ALL = ("images", "constant", "not_finite", "no_region")
 _CURVES = ("dice", "iou", "healthy_area")
-
-
-class Overlap(NamedTuple):
-    """Dice = 2 |A and B| / (|A| + |B|) and IoU = |A and B| / |A or B|, (b, k) each; 1 where both are empty."""
-
-    dice: jax.Array
-    iou: jax.Array
-
-
-def check_maps(
-    maps: Maps, targets: Targets | None = None, region: Targets | None = None, names: Sequence[str] | None = None
-) -> None:
-    """Refuse on the host what cannot be scored.
-
-    Raises:
-      UserError: when shapes differ or are not (b, h, w), and naming the first record whose map is
-        NaN or infinite inside the region, whose region is empty, or whose target is not 0 and 1.
-    """
-    maps = np.asarray(maps)
-    targets = np.zeros(maps.shape, bool) if targets is None else np.asarray(targets)
-    inside = np.asarray(_inside(maps, targets, region))
-    names = _names(names, len(maps))
-
-    def refuse(bad: np.ndarray, what: str) -> None:
-        if bad.any():
-            raise UserError(f"{names[int(np.argmax(bad))]}: {what} ({np.count_nonzero(bad)} of {len(bad)} records)")
-
-    refuse(~inside.any(axis=(1, 2)), "the region is empty; segment it again or leave the image out")
-    refuse((~np.isfinite(maps) & inside).any(axis=(1, 2)), "the map holds NaN or infinity; mend what made it")
-    if targets.dtype != bool:
-        refuse(~np.isin(targets, (0, 1)).all(axis=(1, 2)), "the target is not 0 and 1; compare it with a level first")
-
-
-def overlap(maps: Maps, targets: Targets, thresholds: Edges, region: Targets | None = None) -> Overlap:
-    """Dice and IoU of ``map >= threshold`` against the target, at rising thresholds (k,).
-
-    Raises:
-      UserError: as `check_maps`, and when thresholds do not rise.
-    """
-    inside = _checked(maps, targets, region)
-    ranking.check_edges(thresholds)
-    counts = ranking.histograms(maps, targets, thresholds, inside)
-    return Overlap(*(_where_finite(scores, maps, inside) for scores in _overlap(_reached(counts))))
-
-
-def pointing_hits(
-    maps: Maps, targets: Targets, tolerance: float = 0.0, region: Targets | None = None
-) -> Float[Array, "b"]:
-    """Pointing game: does the map's maximum lie in the target, or at most ``tolerance`` pixels away?
-
-    Zhang, Lin, Brandt, Shen and Sclaroff, ECCV 2016, "The pointing game", who allow 15 pixels of
-    the original image. Of several equal maxima one is drawn at random: the result, in [0, 1], is its
-    chance to hit, so that a constant map scores the share of the (widened) target. 0 without a target.
-
-    Args:
-      maps: (b, h, w).
-      targets: (b, h, w).
-      tolerance: Euclidean distance between pixel centres, in pixels of the map; static under jit.
-      region: (b, h, w); maxima are sought inside.
-
-    Raises:
-      UserError: as `check_maps`.
-    """
-    inside = _checked(maps, targets, region)
-    return _where_finite(_pointing(maps, targets, tolerance, inside), maps, inside)
-
-
-def energy_in_mask(maps: Maps, targets: Targets, region: Targets | None = None) -> Float[Array, "b"]:
-    """Share of the map's positive part that lies in the target, in [0, 1].
-
-    The energy-based pointing game of Wang et al., CVPR workshops 2020 (Score-CAM). A map without a
-    positive value points nowhere and scores as a constant one does: the target's share of the area.
-
-    Raises:
-      UserError: as `check_maps`.
-    """
-    inside = _checked(maps, targets, region)
-    return _where_finite(_energy(maps, targets, inside), maps, inside)
-
-
-def image_scores(maps: Maps, region: Targets | None = None, top: float = 1.0) -> Float[Array, "b"]:
-    """One score for each image: the mean of the highest ``top`` share of its pixels, at least of one.
-
-    1 is the mean, 0 the maximum. `ranking.ranking_scores` of them and the images' labels are the
-    image-level AUROC and AUPRC.
-
-    Raises:
-      UserError: when ``top`` is not in [0, 1], and as `check_maps`.
-    """
-    if not 0 <= top <= 1:
-        raise UserError(f"image scores: the highest {top} of the pixels; give a share from 0 to 1")
-    inside = _checked(maps, None, region)
-    values = jnp.where(inside, maps, -jnp.inf).reshape(len(maps), -1)
-    sizes = jnp.sum(inside, axis=(1, 2))
-    kept = jnp.maximum(jnp.ceil(top * sizes), 1)
-    if top < 1:
-        values = jnp.sort(values, axis=1, descending=True)
-        chosen = jnp.arange(values.shape[1])[None] < kept[:, None]
-    else:
-        chosen = inside.reshape(len(maps), -1)
-    means = jnp.sum(jnp.where(chosen, values, 0), axis=1, dtype=jnp.float32) / kept
-    return _where_finite(means, maps, inside)
 
 
 def init(edges: Edges) -> dict[str, jax.Array]:
@@ -182,20 +66,20 @@ def accumulate(
     Raises:
       UserError: when shapes differ.
     """
-    inside = _inside(maps, targets, region)
+    inside = anomaly_maps.region_of(maps, targets, region)
     targets = (targets > 0) & inside
     counts = ranking.histograms(maps, targets, edges, inside)
-    reached = _reached(counts)
+    reached = anomaly_maps.reached_from(counts)
     negatives, positives = reached[:, 0, 0], reached[:, 1, 0]
-    scores, lesion, divided = _overlap(reached), positives > 0, negatives > 0
+    scores, lesion, divided = anomaly_maps.overlap_of(reached), positives > 0, negatives > 0
     lowest = jnp.min(maps, axis=(1, 2), initial=jnp.inf, where=inside)
     highest = jnp.max(maps, axis=(1, 2), initial=-jnp.inf, where=inside)
     of_lesions = {
         "lesion_images": jnp.ones(len(maps)),
         "divided": divided,
         "auroc": jnp.where(divided, _area(reached), 0),
-        "pointing": _pointing(maps, targets, tolerance, inside),
-        "energy": _energy(maps, targets, inside),
+        "pointing": anomaly_maps.chance_to_hit(maps, targets, tolerance, inside),
+        "energy": anomaly_maps.energy_share(maps, targets, inside),
         "best_dice": jnp.max(scores.dice, axis=1),
     }
     of_all = {
@@ -291,79 +175,12 @@ def calibrated_threshold(
     return float(edges[low_enough[0]])
 
 
-def _reached(counts: Int[Array, "b 2 n"]) -> Int[Array, "b 2 m"]:
-    """Negatives and positives in each bin and all above it, of m = 2 k + 1 bins on and between k edges."""
-    return jnp.cumsum(counts[:, :, -2::-1], axis=2)[:, :, ::-1]
-
-
-def _overlap(reached: Int[Array, "b 2 m"]) -> Overlap:
-    hits, union = reached[:, 1, 1::2], reached[:, 0, 1::2] + reached[:, 1, :1]
-    ratios = (2 * hits / jnp.maximum(hits + union, 1), hits / jnp.maximum(union, 1))
-    return Overlap(*(jnp.where(union > 0, ratio, 1.0) for ratio in ratios))
-
-
 def _area(reached: Int[Array, "b 2 m"]) -> Float[Array, "b"]:
     """AUROC of each image, scores of one bin counting as equal; 0 / 0 where a class is missing."""
     reached = reached.astype(jnp.float32)
     above = jnp.pad(reached[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
     won = (reached - above)[:, 0] * (above + reached)[:, 1] / 2
     return jnp.sum(won, axis=1) / (reached[:, 0, 0] * reached[:, 1, 0])
-
-
-def _pointing(maps: Maps, targets: Targets, tolerance: float, inside: Targets) -> Float[Array, "b"]:
-    highest = jnp.max(maps, axis=(1, 2), keepdims=True, initial=-jnp.inf, where=inside)
-    peaks = inside & (maps == highest)
-    hits = peaks & _within(targets > 0, tolerance)
-    return jnp.sum(hits, axis=(1, 2)) / jnp.sum(peaks, axis=(1, 2))
-
-
-def _within(targets: Targets, distance: float) -> Targets:
-    """Pixels whose centre is at most ``distance`` away from that of a target pixel."""
-    if distance < 1:
-        return targets
-    reach, (_, height, width) = int(distance), targets.shape
-    columns = jnp.broadcast_to(jnp.arange(width), targets.shape)
-    far = 2 * (width + reach)  # further than any column is
-    before = jax.lax.cummax(jnp.where(targets, columns, -far), axis=2)
-    after = jax.lax.cummin(jnp.where(targets, columns, far), axis=2, reverse=True)
-    gaps = jnp.minimum(columns - before, after - columns)  # to the nearest target pixel of the row
-    gaps = jnp.pad(gaps, ((0, 0), (reach, reach), (0, 0)), constant_values=far)
-
-    def add_row(step, near):
-        row = jax.lax.dynamic_slice_in_dim(gaps, step, height, axis=1)
-        return near | (row**2 + (step - reach) ** 2 <= distance**2)
-
-    return jax.lax.fori_loop(0, 2 * reach + 1, add_row, jnp.zeros_like(targets))
-
-
-def _energy(maps: Maps, targets: Targets, inside: Targets) -> Float[Array, "b"]:
-    energy = jnp.where(inside, jnp.maximum(maps, 0), 0).astype(jnp.float32)
-    highest = jnp.max(energy, axis=(1, 2), keepdims=True)
-    # Relative to the maximum, as the sum of a very large or very small map is no float32.
-    energy = jnp.where(highest > 0, energy / jnp.where(highest > 0, highest, 1), inside)
-    return jnp.sum(energy * (targets > 0), axis=(1, 2)) / jnp.sum(energy, axis=(1, 2))
-
-
-def _checked(maps: Maps, targets: Targets | None, region: Targets | None) -> Targets:
-    """The region as an array; outside jit also what `check_maps` does."""
-    if not any(isinstance(array, jax.core.Tracer) for array in (maps, targets, region)):
-        check_maps(maps, targets, region)
-    return _inside(maps, maps if targets is None else targets, region)
-
-
-def _inside(maps: Maps, targets: Targets, region: Targets | None) -> Targets:
-    region = jnp.ones(maps.shape, bool) if region is None else region > 0
-    if not (len(maps.shape) == 3 and maps.shape == targets.shape == region.shape):
-        raise UserError(
-            f"anomaly maps: maps have shape {maps.shape}, targets {targets.shape} and the region {region.shape}; "
-            "all must be one (b, h, w)"
-        )
-    return region
-
-
-def _where_finite(values: jax.Array, maps: Maps, inside: Targets) -> jax.Array:
-    good = jnp.all(jnp.isfinite(maps) | ~inside, axis=(1, 2)) & jnp.any(inside, axis=(1, 2))
-    return jnp.where(good.reshape(-1, *[1] * (values.ndim - 1)), values, jnp.nan)
 
 
 def _sum(values: Float[Array, "b n"], counted: Mask) -> Float[Array, "n 2"]:
@@ -376,7 +193,9 @@ def _sums(acc: dict[str, jax.Array], name: str) -> dict[str, np.ndarray]:
     sums |= dict(zip(_OF_ALL, sums["all"], strict=True)) | dict(zip(_OF_LESIONS, sums["lesions"], strict=True))
     for key, what in (("not_finite", "maps hold NaN or infinity"), ("no_region", "regions are empty")):
         if sums[key]:
-            raise UserError(f"{name}: {sums[key]:.0f} of {sums['images']:.0f} {what}; check_maps names the first")
+            raise UserError(
+                f"{name}: {sums[key]:.0f} of {sums['images']:.0f} {what}; anomaly_maps.check_maps names the first"
+            )
     return sums
 
 
@@ -395,9 +214,3 @@ def _place(threshold: float, edges: Edges) -> int:
     if not len(places):
         raise UserError(f"anomaly maps: the threshold {threshold} is not one of the edges; take calibrated_threshold")
     return int(places[0])
-
-
-def _names(names: Sequence[str] | None, count: int) -> Sequence[str]:
-    if names is not None and len(names) != count:
-        raise UserError(f"anomaly maps: {len(names)} names for {count} maps; give one each")
-    return [f"record {i}" for i in range(count)] if names is None else names

@@ -7,8 +7,8 @@
 
 Maps come out raw, in units of the logit. Dividing each by its own maximum (`min_max`, `scaled_maps`)
 makes a picture and destroys the scale: such maps cannot be compared between images, and a map of
-nothing looks as bright as one of a lesion. Score raw maps: `anomaly.pointing_hits` and
-`anomaly.energy_in_mask` against masks, `deletion_curve` and `insertion_curve` against the classifier
+nothing looks as bright as one of a lesion. Score raw maps: `anomaly_maps.pointing_hits` and
+`anomaly_maps.energy_in_mask` against masks, `deletion_curve` and `insertion_curve` against the classifier
 itself, and `randomisation_check`, without which a plausible map may be an edge detector.
 
 A classifier is given as a `Tapped` function, so no framework is imported here. Of a Flax module with

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Image, Mask
 from medgen_jax.metrics.colour_difference import delta_e_76, delta_e_2000
+from medgen_jax.metrics.pair_sums import by_name
 from medgen_jax.metrics.paired import FLAT_VARIANCE
 from medgen_jax.ops import compensated
 from medgen_jax.ops.colour import rgb_to_lab
@@ -105,9 +106,7 @@ def compute(acc: jax.Array) -> dict[str, float]:
     Raises:
       UserError: when no image was added.
     """
-    sums = {name: float(value) for name, value in zip(_SUMS, compensated.value(acc), strict=True)}
-    if sums["images"] == 0:
-        raise UserError("colour metrics: no image pair was added; the split that is evaluated is empty")
+    sums = by_name("colour", acc, _SUMS)
     lost = {"stains_lost": 1 - sums["both_stained"] / sums["stained"]} if sums["stained"] else {}
     return {
         **{name: sums[name] / sums[count] for name, count in _MEANS.items() if sums[count]},

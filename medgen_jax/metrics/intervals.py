@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.metrics import resampling
 
 BLOCK_VALUES = 1 << 22  # random indices held at a time: 32 MB
 METHODS = ("percentile", "basic", "normal")
@@ -135,19 +136,18 @@ def two_set_interval(
 ) -> Interval:
     """Interval of a number that compares two independent sets, such as FID or KID: it -+ quantile x spread.
 
-    The spread is that of resampled sets; their place is not used. A set that holds features twice raises
-    FID, whose bias grows as a set gets poorer, and KID, which takes copies for pairs: simulated with 40
-    against 40 of one distribution, quantiles of bootstrapped values held the mean KID in 2 % and the mean FID
-    in 9 % of repetitions instead of 95 %. These intervals err to the wide side there, ``bootstrap`` more than
-    ``half``, and are about right for distributions that differ. They are about sets of these sizes: the
-    bias of FID against infinite sets is not in them.
+    The spread is that of resampled sets (`medgen_jax.metrics.resampling`); their place is not used. A set
+    that holds features twice raises FID, whose bias grows as a set gets poorer, and KID, which takes copies for
+    pairs: simulated with 40 against 40 of one distribution, quantiles of bootstrapped values held the mean KID
+    in 2 % and the mean FID in 9 % of repetitions instead of 95 %. These intervals err to the wide side there,
+    ``bootstrap`` more than ``half``, and are about right for distributions that differ. They are about sets of
+    these sizes: the bias of FID against infinite sets is not in them.
 
     Args:
       statistic: ``(i, j) -> number``, i and j being indices into the sets.
       count_a, count_b: sizes of the sets, at least 4.
       level: coverage, between 0 and 1.
-      method: ``half``: half of each set, drawn without repeats, varies about the whole as the whole does about the
-        population (Shao and Wu, Ann. Stat. 17(3), 1989). ``bootstrap``: sets of the same size with repeats.
+      method: ``half`` or ``bootstrap``, as in `medgen_jax.metrics.resampling`.
       resamples: number of times that ``statistic`` is called, and once more.
       seed: of the drawing.
 
@@ -158,25 +158,22 @@ def two_set_interval(
       UserError: on bad options, sets that are too small, or a statistic that is not finite.
     """
     z = _normal_quantile(1 - _tail(level))
-    if method not in ("half", "bootstrap"):
+    if method not in resampling.METHODS:
         raise UserError(f"interval of two sets, method {method!r}: expected half or bootstrap")
     if min(count_a, count_b) < 4 or resamples < 20:
         raise UserError(
             f"interval of two sets of {count_a} and {count_b} with {resamples} resamples: "
             "at least 4 in each set and 20 resamples are needed"
         )
-    rng = np.random.default_rng(seed)
-
-    def resampled(count: int) -> np.ndarray:
-        return rng.permutation(count)[: count // 2] if method == "half" else rng.integers(0, count, count)
-
     estimate = float(statistic(np.arange(count_a), np.arange(count_b)))
-    replicates = np.array([float(statistic(resampled(count_a), resampled(count_b))) for _ in range(resamples)])
-    if not (math.isfinite(estimate) and np.isfinite(replicates).all()):
+    error = resampling.standard_errors(
+        lambda i, j: {"number": statistic(i, j)}, (count_a, count_b), resamples, seed, method
+    )["number"]
+    if not (math.isfinite(estimate) and math.isfinite(error)):
         raise UserError(
             "interval of two sets: the number of a resampled set is not finite; add images, or look for NaN"
         )
-    reach = z * float(replicates.std(ddof=1))
+    reach = z * error
     return Interval(
         estimate - reach, estimate + reach, level, "half-samples" if method == "half" else "bootstrap normal"
     )

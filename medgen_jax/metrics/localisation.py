@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Image
-from medgen_jax.metrics import anomaly, ranking
+from medgen_jax.metrics import anomaly, anomaly_maps, ranking
 
 PRIOR, ONES, CENTRE, INTENSITY = "mean training mask", "all ones", "centre Gaussian", "intensity"
 CENTRE_SIGMA = 0.25  # of each side
@@ -103,7 +103,7 @@ def localisation_table(
       calibration: images of other patients.
       prior: from `prior_map` over training masks, never over the test set's.
       tolerance: of the pointing game, in pixels of the map.
-      top: share of the highest pixels that make an image's own score, see `anomaly.image_scores`.
+      top: share of the highest pixels that make an image's own score, see `anomaly_maps.image_scores`.
       edges: number of thresholds.
       batch_size: images measured at a time.
 
@@ -112,7 +112,7 @@ def localisation_table(
       the test set has images with and without a lesion, ``image_auroc`` and ``image_auprc``.
 
     Raises:
-      UserError: when names or sizes differ, and as `anomaly.check_maps` and `anomaly.compute`.
+      UserError: when names or sizes differ, and as `anomaly_maps.check_maps` and `anomaly.compute`.
     """
     if set(maps) != set(calibration_maps):
         raise UserError(f"maps are {sorted(maps)} and calibration maps {sorted(calibration_maps)}; give both the same")
@@ -122,8 +122,8 @@ def localisation_table(
     rows = maps | baselines
     others = calibration_maps | baseline_maps(calibration.images, prior)
     for row in rows:
-        anomaly.check_maps(rows[row], test.targets, test.region, test.names)
-        anomaly.check_maps(others[row], calibration.targets, calibration.region, calibration.names)
+        anomaly_maps.check_maps(rows[row], test.targets, test.region, test.names)
+        anomaly_maps.check_maps(others[row], calibration.targets, calibration.region, calibration.names)
     table = {}
     for row in rows:
         thresholds = ranking.quantile_edges(_scores_inside(others[row], calibration.region), edges)
@@ -165,7 +165,7 @@ def _image_level(maps: np.ndarray, split: MapSet, top: float, batch_size: int) -
     for real, (batch, targets, region) in _batches((maps, split.targets, split.region), batch_size):
         inside = True if region is None else region > 0
         labels.append(np.any((targets > 0) & inside, axis=(1, 2))[real])
-        scores.append(np.asarray(anomaly.image_scores(batch, region, top))[real])
+        scores.append(np.asarray(anomaly_maps.image_scores(batch, region, top))[real])
     labels = np.concatenate(labels)
     if labels.all() or not labels.any():
         return {}

@@ -29,6 +29,7 @@ import numpy as np
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Image, Mask
+from medgen_jax.metrics.pair_sums import by_name, check_shapes
 from medgen_jax.metrics.paired import psnr_of
 from medgen_jax.metrics.ssim import EXPONENTS, WINDOW, check_scales, combine_scales, halve, similarity_pyramid
 from medgen_jax.ops import compensated
@@ -103,9 +104,7 @@ def compute(acc: jax.Array) -> dict[str, float]:
     Raises:
       UserError: when no image was added, or every region was empty.
     """
-    sums = {name: float(value) for name, value in zip(_SUMS, compensated.value(acc), strict=True)}
-    if sums["images"] == 0:
-        raise UserError("masked metrics: no image pair was added; the split that is evaluated is empty")
+    sums = by_name("masked", acc, _SUMS)
     if sums["regions"] == 0:
         raise UserError(f"masked metrics: the regions of all {sums['images']:.0f} images are empty; check the masks")
     means = {"ssim": "ssim_images", "ms_ssim": "ms_ssim_images"}
@@ -155,9 +154,6 @@ def _counted(count: str, name: str, defined: Defined) -> dict[str, jax.Array]:
 
 
 def _check(predicted: tuple[int, ...], target: tuple[int, ...], region: tuple[int, ...]) -> None:
-    if predicted != target or len(target) != 4:
-        raise UserError(
-            f"masked metrics: predicted images are {predicted} and targets {target}; both must be one (b, h, w, c)"
-        )
+    check_shapes("masked", predicted, target)
     if region != target[:3]:
         raise UserError(f"masked metrics: regions are {region}, the images {target}; one (b, h, w) mask goes with them")

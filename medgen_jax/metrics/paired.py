@@ -25,6 +25,7 @@ import numpy as np
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Image, Mask
+from medgen_jax.metrics.pair_sums import by_name, check_shapes
 from medgen_jax.metrics.ssim import PEAK, WINDOW, structural_similarity
 from medgen_jax.ops import compensated
 from medgen_jax.ops.compensated import multiple, pair, pixel_sum, total
@@ -80,9 +81,7 @@ def compute(acc: jax.Array) -> dict[str, float]:
     Raises:
       UserError: when no image was added.
     """
-    sums = dict(zip(_SUMS, compensated.value(acc), strict=True))
-    if sums["images"] == 0:
-        raise UserError("paired metrics: no image pair was added; the split that is evaluated is empty")
+    sums = by_name("paired", acc, _SUMS)
     n = sums["values"]
     var_x = sums["xx"] / n - (sums["x"] / n) ** 2
     var_y = sums["yy"] / n - (sums["y"] / n) ** 2
@@ -91,10 +90,10 @@ def compute(acc: jax.Array) -> dict[str, float]:
     pearson = 0.0 if flat else np.clip(covariance / np.sqrt(var_x * var_y), -1.0, 1.0)
     return {
         "psnr": float(psnr_of(sums["squared"] / n, np)),
-        "psnr_mean": float(sums["psnr"] / sums["images"]),
-        "ssim": float(sums["ssim"] / sums["images"]),
+        "psnr_mean": sums["psnr"] / sums["images"],
+        "ssim": sums["ssim"] / sums["images"],
         "pearson": float(pearson),
-        "mae": float(sums["absolute"] / n),
+        "mae": sums["absolute"] / n,
     }
 
 
@@ -110,10 +109,7 @@ def psnr_of(mse, xp=jnp):
 
 
 def _check(predicted: tuple[int, ...], target: tuple[int, ...]) -> None:
-    if predicted != target or len(target) != 4:
-        raise UserError(
-            f"paired metrics: predicted images are {predicted} and targets {target}; both must be one (b, h, w, c)"
-        )
+    check_shapes("paired", predicted, target)
     if min(target[1:3]) < WINDOW:
         size = f"{target[1]}x{target[2]}"
         raise UserError(

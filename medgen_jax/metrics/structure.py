@@ -10,9 +10,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Image, Mask
 from medgen_jax.metrics.haarpsi import haar_psi
+from medgen_jax.metrics.pair_sums import by_name, check_shapes
 from medgen_jax.metrics.ssim import EXPONENTS, multiscale_structural_similarity
 from medgen_jax.ops import compensated
 from medgen_jax.ops.scale import to_unit
@@ -40,11 +40,7 @@ def accumulate(
     Raises:
       UserError: when the shapes differ, and as the two measures do.
     """
-    if predicted.shape != target.shape or target.ndim != 4:
-        raise UserError(
-            f"structure metrics: predicted images are {predicted.shape} and targets {target.shape}; "
-            "both must be one (b, h, w, c)"
-        )
+    check_shapes("structure", predicted.shape, target.shape)
     x, y = to_unit(predicted), to_unit(target)
     records = [jnp.ones(x.shape[0]), multiscale_structural_similarity(x, y, scales=scales), haar_psi(x, y)]
     return compensated.add_records(acc, jnp.stack(records), mask)
@@ -61,7 +57,5 @@ def compute(acc: jax.Array) -> dict[str, float]:
     Raises:
       UserError: when no image was added.
     """
-    sums = dict(zip(_SUMS, compensated.value(acc), strict=True))
-    if sums["images"] == 0:
-        raise UserError("structure metrics: no image pair was added; the split that is evaluated is empty")
-    return {name: float(sums[name] / sums["images"]) for name in _SUMS[1:]}
+    sums = by_name("structure", acc, _SUMS)
+    return {name: sums[name] / sums["images"] for name in _SUMS[1:]}

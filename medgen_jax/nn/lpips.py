@@ -15,9 +15,7 @@ in [-1, 1] with 1 channel (taken as grey) or 3 (RGB).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,8 +23,10 @@ import jax
 import jax.numpy as jnp
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.core.precision import whole_products
 from medgen_jax.core.types import Image
 from medgen_jax.nn.blocks import Conv
+from medgen_jax.ops.pool import max_pool
 
 #: Mean and standard deviation of ImageNet's colours, once pixel values run from -1 to 1.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -140,19 +140,6 @@ def smallest_side(layers: Sequence[Layer]) -> int:
     return side
 
 
-def max_pool(x: jax.Array, window: int) -> jax.Array:
-    """Maximum over ``window`` x ``window`` pixels in steps of 2, (n, h, w, c) -> (n, (h - window) // 2 + 1, ..., c).
-
-    Shifted maxima, rows before columns: several times faster than a windowed reduction on CPUs,
-    backwards above all.
-    """
-    for axis in (1, 2):
-        last = 2 * ((x.shape[axis] - window) // 2)
-        shifted = [jax.lax.slice_in_dim(x, i, i + last + 1, stride=2, axis=axis) for i in range(window)]
-        x = functools.reduce(jnp.maximum, shifted)
-    return x
-
-
 def standardise(x: Image) -> Image:
     """Images in [-1, 1], grey or RGB, as RGB (b, h, w, 3) of zero mean and unit variance over ImageNet.
 
@@ -197,7 +184,7 @@ def features(
     Raises:
       UserError: on a bad image, an unknown network or tap.
     """
-    with _products(dtype):
+    with whole_products(dtype):
         return _backbone(net)(dtype).apply({"params": variables["params"]}, standardise(x), taps)
 
 
@@ -259,8 +246,3 @@ def _backbone(net: str) -> type[Backbone]:
     if net not in NETS:
         raise UserError(f"LPIPS network {net!r}: expected one of {', '.join(NETS)}")
     return NETS[net]
-
-
-def _products(dtype: Any) -> AbstractContextManager[Any]:
-    """Accelerators round float32 operands to about 10 bits unless told otherwise."""
-    return jax.default_matmul_precision("highest") if jnp.dtype(dtype) == jnp.float32 else nullcontext()

@@ -70,6 +70,15 @@ def test_precision():
         precision.compute_dtype("half")
 
 
+@pytest.mark.parametrize(("dtype", "whole"), [(jnp.float32, True), (jnp.bfloat16, False)])
+def test_float32_products_alone_ask_for_all_their_bits(dtype, whole):
+    def product(x):
+        with precision.whole_products(dtype):
+            return x @ x
+
+    assert ("HIGHEST" in str(jax.make_jaxpr(product)(jnp.ones((2, 2), dtype)))) is whole
+
+
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_accumulated_gradients_are_those_of_the_whole_batch(n):
     x = jnp.arange(8.0).reshape(8, 1)

@@ -109,3 +109,27 @@ def test_nearest_real_images():
     index, distance = distances.nearest_real(Reference.of(real), np.array([[9.0, 0], [0, 0], [3, 14]]))
     np.testing.assert_array_equal(index, [1, 0, 2])
     np.testing.assert_allclose(distance, [1, 0, 5])
+
+
+def test_large_sets_get_fewer_half_samples():
+    counts = [distances.half_samples((1, n), Settings()) for n in (1, 512, 1000, 2400, 50_000)]
+    assert counts[0] == counts[1] == distances.MOST and counts[-1] == distances.FEWEST
+    assert counts == sorted(counts, reverse=True)
+    assert distances.half_samples((50_000,), Settings(resamples=7)) == 7
+
+
+def test_intervals_hold_the_mean_of_the_estimate_about_as_often_as_promised():
+    """60 experiments of 40 against 40 features of 6 numbers; the truth is the mean over all of them."""
+    settings = Settings(resamples=40)
+    values, ends = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        real, fake = rng.normal(size=(40, 6)), 1.3 * rng.normal(size=(40, 6)) + 0.5
+        score = distances.fid(Reference.of(real), fake, settings)["fid"]
+        values.append(score.value)
+        ends.append(score.interval)
+    low, high = np.transpose(ends)
+    covered = np.mean((low <= np.mean(values)) & (np.mean(values) <= high))
+    assert 0.85 <= covered <= 1.0
+    # Not by being wide: 95 % reach about twice 1.96 standard deviations.
+    assert np.mean(high - low) < 2 * 3.92 * np.std(values)

@@ -18,7 +18,7 @@ from medgen_jax import training
 from medgen_jax.core.config import Layout
 from medgen_jax.core.errors import UserError
 from medgen_jax.data import images as image_files
-from medgen_jax.evaluation import runs, splits
+from medgen_jax.evaluation import runs, splits, subject
 from medgen_jax.evaluation.settings import Settings
 from medgen_jax.evaluation.translator import Batch, Translator
 from medgen_jax.sampling import load_sampler
@@ -149,7 +149,7 @@ def unpaired(finished, tmp_path, monkeypatch):
         data = dataclasses.replace(model.config.data, source=str(source), layout=Layout.UNPAIRED)
         return dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
 
-    monkeypatch.setattr(runs, "load_sampler", load)
+    monkeypatch.setattr(subject, "load_sampler", load)
     return finished
 
 

@@ -10,7 +10,7 @@ import pytest
 from hashed import hashed
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.metrics import anomaly, localisation, ranking
+from medgen_jax.metrics import anomaly_maps, localisation, ranking
 from medgen_jax.metrics.boxes import box_masks, padded_boxes
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "ranking_packages.json"
@@ -77,12 +77,12 @@ def test_table_by_definition(sets):
     for name, row in table.items():
         exact = ranking.ranking_scores(rows[name], test.targets)
         assert abs(row["pixel_auroc"] - exact["auroc"]) <= row["pixel_auroc_error"] + 1e-9
-        hits = np.asarray(anomaly.pointing_hits(rows[name], test.targets, 1.0))[lesion]
+        hits = np.asarray(anomaly_maps.pointing_hits(rows[name], test.targets, 1.0))[lesion]
         assert row["pointing"] == pytest.approx(np.mean(hits), rel=1e-5)
         assert row["threshold"] in others[name]
-        dice = np.asarray(anomaly.overlap(rows[name], test.targets, np.float32([row["threshold"]])).dice)[lesion]
+        dice = np.asarray(anomaly_maps.overlap(rows[name], test.targets, np.float32([row["threshold"]])).dice)[lesion]
         assert row["dice"] == pytest.approx(dice.mean(), rel=1e-5)
-        image = ranking.ranking_scores(anomaly.image_scores(rows[name]), lesion)
+        image = ranking.ranking_scores(anomaly_maps.image_scores(rows[name]), lesion)
         assert (row["image_auroc"], row["image_auprc"]) == pytest.approx((image["auroc"], image["auprc"]))
     for name in BASELINES[:3]:
         assert table[name]["image_auroc"] == 0.5 and table[name]["pixel_auroc_error"] == 0

@@ -39,40 +39,6 @@ def test_residual_adds_the_input(small) -> None:
     assert float(jnp.abs(plain).max()) < 1
 
 
-def test_given_statistics_make_tiles_agree(small) -> None:
-    net, variables, x = small
-    whole, captured = jax.jit(lambda v, x: net.apply(v, x, stats="pooled", mutable=["given_stats"]))(variables, x)
-    given = jax.jit(lambda v, x: net.apply(v, x, stats="given"))({**variables, **captured}, x[1:])
-    np.testing.assert_allclose(given, whole[1:], atol=1e-5)
-    assert float(jnp.abs(jax.jit(net.apply)(variables, x)[1:] - given).max()) > 1e-4
-
-
-def test_dropout_draws_only_when_asked() -> None:
-    net, x = ResNetGenerator(1, ngf=4, blocks=1, dropout=0.5), jnp.zeros((1, 8, 8, 1)).at[0, 2, 3].set(1.0)
-    variables = jax.jit(net.init)(KEY, x)
-    apply = jax.jit(net.apply, static_argnames=("dropout",))
-    still = apply(variables, x)
-    drawn = [apply(variables, x, dropout=True, rngs={"dropout": jax.random.key(i)}) for i in (1, 1, 2)]
-    np.testing.assert_array_equal(drawn[0], drawn[1])
-    assert float(jnp.abs(drawn[0] - drawn[2]).max()) > 1e-6 and float(jnp.abs(drawn[0] - still).max()) > 1e-6
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("norm", ["instance", "batch", "sample"])
-def test_blank_tile_has_finite_output_and_gradients(norm: str, dtype) -> None:
-    net = ResNetGenerator(1, ngf=2, blocks=1, norm=norm, upsample="nearest_conv", dtype=dtype)
-    x = jnp.ones((1, 8, 8, 1))
-    params = jax.jit(net.init)(KEY, x)["params"]
-
-    @jax.jit
-    def loss_and_gradient(params, x):
-        return jax.value_and_grad(lambda p, x: jnp.mean(net.apply({"params": p}, x)), argnums=(0, 1))(params, x)
-
-    loss, gradients = loss_and_gradient(params, x)
-    assert np.isfinite(loss)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-
-
 @pytest.mark.parametrize(("size", "nearest"), [(250, 252), (1, 8), (8, 8), (1023, 1024)])
 def test_valid_size_is_the_nearest_multiple(size: int, nearest: int) -> None:
     assert valid_size(size) == nearest

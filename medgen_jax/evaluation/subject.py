@@ -1,0 +1,99 @@
+"""What is judged when a trained run is: its checkpoint and sampler, the records, and their targets as they are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medgen_jax.core import manifest
+from medgen_jax.engine import restore
+from medgen_jax.evaluation.devices import parts
+from medgen_jax.evaluation.features import Extractor, FeatureRows
+from medgen_jax.evaluation.folders import eight_bit
+from medgen_jax.evaluation.splits import Column, Split, open_split
+from medgen_jax.sampling import LoadedSampler, load_sampler
+
+
+class Subject(NamedTuple):
+    """A checkpoint's directory, its sampler, and the records to judge it on."""
+
+    step: Path
+    model: LoadedSampler
+    records: Split
+
+    def conditions(self, reference: str) -> dict[str, Any]:
+        """What fingerprints and pages say of the images; ``reference`` is the digest of the targets."""
+        return {
+            "split": self.records.name,
+            "n_real": len(self.records.targets),
+            "n_fake": len(self.records.inputs),
+            "reference": reference,
+            "fake": manifest.file_digest(self.step / manifest.NAME),
+            "run": f"{self.model.system} step {int(self.step.name)} {self.model.name}",
+        }
+
+
+def open_subject(
+    workdir: str | Path,
+    which: str | int = "last",
+    sampler: str | None = None,
+    split: str | None = None,
+    data: str | Path | None = None,
+) -> Subject:
+    """Load a run's sampler and list a split of its data.
+
+    Args:
+      workdir: directory of a trained run.
+      which: checkpoint: ``last``, ``best`` or a step.
+      sampler: the run's first when None.
+      split: test when None, or val where there is no test.
+      data: where the run's data are now, if they were moved.
+
+    Raises:
+      UserError: as `medgen_jax.sampling.load_sampler` and `medgen_jax.evaluation.splits.open_split`.
+    """
+    step = restore.intact_step(workdir, which)
+    model = load_sampler(workdir, sampler, int(step.name))
+    return Subject(step, model, open_split(model, split, data))
+
+
+class Targets:
+    """The targets of a split, each decoded once: their digests, and their features where these are wanted.
+
+    Args:
+      column: the targets.
+      extractor: makes the features; None for none.
+
+    Attributes:
+      features: gathered so far, or None.
+    """
+
+    def __init__(self, column: Column, extractor: Extractor | None):
+        self.features = FeatureRows(extractor) if extractor else None
+        self._column = column
+        self._digests: dict[int, str] = {}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all targets in order, as decoded."""
+        return hashlib.sha256("\n".join(self._digests[i] for i in sorted(self._digests)).encode()).hexdigest()
+
+    def take(self, places: Sequence[int]) -> np.ndarray:
+        """Targets of one size, (b, h, w, c) as stored."""
+        targets = np.stack([self._column.image(i) for i in places])
+        for place, target in zip(places, targets, strict=True):
+            self._digests[place] = hashlib.sha256(np.ascontiguousarray(target).tobytes()).hexdigest()
+        if self.features:
+            self.features.add(places, eight_bit(targets))
+        return targets
+
+    def take_all(self) -> None:
+        """All targets, those of one size together."""
+        batch = self.features.batch if self.features else 1
+        for group in self._column.groups():
+            for places in parts(group, batch):
+                self.take(places)
