@@ -1,7 +1,14 @@
-"""Joins the weight layouts of other projects with our systems and run directories."""
+"""Joins the weight layout of pytorch-CycleGAN-and-pix2pix with our systems and run directories.
+
+Its files are ``{epoch}_net_{G,D}.pth`` of pix2pix and of networks trained or published for one direction, and
+``{epoch}_net_{G_A,G_B,D_A,D_B}.pth`` of CycleGAN. What kind of generator a file holds decides about the system:
+a U-Net becomes a run of ``pix2pix``, a residual generator one of ``cyclegan``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +22,137 @@ from medgen_jax.core.errors import UserError
 from medgen_jax.engine import restore, rundir, runtime
 from medgen_jax.engine.checkpoint import CheckpointStore, sealed_steps
 from medgen_jax.engine.loop import Progress
-from medgen_jax.interop import pix2pix_layout, torch_file
+from medgen_jax.interop import pix2pix_layout, resnet_layout, torch_file
 from medgen_jax.interop.torch_file import read_state_dict
-from medgen_jax.systems import pix2pix
+from medgen_jax.systems import cyclegan, pix2pix
 from medgen_jax.systems.base import System, TrainState
+from medgen_jax.systems.cyclegan_options import ModelConfig as CycleGANModel
+from medgen_jax.systems.options import Norm, Stats, Upsample
 
 PyTree = Any
+Arrays = dict[str, np.ndarray]
 
 
-def pix2pix_from_torch(
-    generator: str | Path,
-    discriminator: str | Path | None,
+@dataclass(frozen=True)
+class Family:
+    """Networks of one system and their files.
+
+    Attributes:
+      files: our name of a network -> the layout's.
+      readers: first letter of the name -> state dict to ``(params, batch_stats, info)``.
+      writers: first letter -> the way back.
+      configure: ``(infos by network, size, stats, dropout) -> config``.
+    """
+
+    files: Mapping[str, str]
+    readers: Mapping[str, Callable[[Arrays], tuple[PyTree, PyTree, Any]]]
+    writers: Mapping[str, Callable[..., Arrays]]
+    configure: Callable[[Mapping[str, Any], int, str, bool], Any]
+
+
+# ---- the two systems -----------------------------------------------------------------------------
+
+
+def _pix2pix_config(infos: Mapping[str, Any], size: int, stats: str, dropout: bool) -> pix2pix.Config:
+    g = infos["g"]
+    config = pix2pix.Config()
+    config.model = pix2pix.ModelConfig(
+        in_channels=g.in_channels, out_channels=g.out_channels, ngf=g.ngf, downs=g.downs, norm=Norm(g.norm)
+    )
+    config.inference = pix2pix.InferenceConfig(stats=Stats(stats), dropout=dropout)
+    if d := infos.get("d"):
+        if d.norm != g.norm or d.in_channels != g.in_channels + g.out_channels:
+            raise UserError(
+                f"discriminator: judges {d.in_channels} channels with {d.norm} norm, but the generator makes "
+                f"{g.in_channels} + {g.out_channels} with {g.norm} norm; are both from one training?"
+            )
+        config.model.ndf, config.model.disc_layers = d.ndf, d.layers
+    return config
+
+
+def _cyclegan_config(infos: Mapping[str, Any], size: int, stats: str, dropout: bool) -> cyclegan.Config:
+    g = infos["g_a"]
+    wanted = {"g_a": (g.in_channels, g.out_channels), "g_b": (g.out_channels, g.in_channels)}
+    for name, info in infos.items():
+        if info.norm != "instance":
+            raise UserError(f"network {name!r}: has {info.norm} norm; CycleGAN runs have instance norm")
+        if name[0] == "d":
+            continue
+        if (info.in_channels, info.out_channels, info.ngf, info.blocks) != (*wanted[name], g.ngf, g.blocks):
+            raise UserError(
+                f"network {name!r}: is a {_described(info)}, which does not undo the {_described(g)}; "
+                "are both from one training?"
+            )
+    judged = {"d_a": g.out_channels, "d_b": g.in_channels}
+    for name in judged.keys() & infos.keys():
+        if infos[name].in_channels != judged[name]:
+            raise UserError(
+                f"network {name!r}: judges {infos[name].in_channels} channels, its generator makes {judged[name]}"
+            )
+    config = cyclegan.Config()
+    config.model = CycleGANModel(g.in_channels, g.out_channels, ngf=g.ngf, blocks=g.blocks)
+    config.loss.identity = 0.5 if g.in_channels == g.out_channels else 0.0
+    if d := infos.get("d_a"):
+        config.model.ndf, config.model.disc_layers = d.ndf, d.layers
+    return config
+
+
+FAMILIES = {
+    "pix2pix": Family(
+        {"g": "G", "d": "D"},
+        {"g": pix2pix_layout.unet_from_torch, "d": pix2pix_layout.patchgan_from_torch},
+        {"g": pix2pix_layout.unet_to_torch, "d": pix2pix_layout.patchgan_to_torch},
+        _pix2pix_config,
+    ),
+    "cyclegan": Family(
+        {"g_a": "G_A", "g_b": "G_B", "d_a": "D_A", "d_b": "D_B"},
+        {"g": resnet_layout.resnet_from_torch, "d": pix2pix_layout.patchgan_from_torch},
+        {"g": resnet_layout.resnet_to_torch, "d": pix2pix_layout.patchgan_to_torch},
+        _cyclegan_config,
+    ),
+}
+
+
+# ---- from files to a run -------------------------------------------------------------------------
+
+
+def find_files(folder: str | Path, epoch: str = "latest") -> dict[str, Path]:
+    """The weight files of one epoch in a checkpoint folder, by the layout's names (G, D, G_A, ...).
+
+    Raises:
+      UserError: when there is no generator of that epoch.
+    """
+    folder = Path(folder).expanduser()
+    names = {name for family in FAMILIES.values() for name in family.files.values()}
+    found = {name: folder / f"{epoch}_net_{name}.pth" for name in sorted(names)}
+    found = {name: file for name, file in found.items() if file.is_file()}
+    if not found.keys() & {"G", "G_A"}:
+        have = sorted({f.name.split("_net_")[0] for f in folder.glob("*_net_*.pth")})
+        there = f"it has the epochs {', '.join(have)}" if have else "it holds no *_net_*.pth"
+        raise UserError(f"{folder}: no {epoch}_net_G.pth or {epoch}_net_G_A.pth; {there}")
+    return found
+
+
+def from_torch(
+    files: Mapping[str, str | Path],
     output: str | Path,
     *,
     size: int = 256,
     stats: str = "running",
     dropout: bool = False,
 ) -> list[str]:
-    """Make a run directory from the weights of a pix2pix U-Net (and PatchGAN).
+    """Make a run directory from weight files.
 
-    Widths, channels and norms are read off the files. Without a discriminator the run translates;
-    training it further would start from a fresh discriminator.
+    Widths, channels and norms are read off the files. What is missing starts fresh: without discriminators the
+    run translates, but would not train further as it was; without ``G_B`` it translates one way.
 
     Args:
-      generator: ``*_net_G.pth``.
-      discriminator: ``*_net_D.pth`` or None.
+      files: the layout's name (``G``, ``D``, or ``G_A``, ``G_B``, ``D_A``, ``D_B``) -> file. A residual generator
+        alone may also be called ``G``.
       output: run directory to make.
       size: side of the training images, pixels.
-      stats: ``running`` or ``batch`` statistics at inference.
-      dropout: whether inference keeps dropout on.
+      stats: of a U-Net with batch norm, ``running`` or ``batch`` statistics at inference.
+      dropout: whether inference of a U-Net keeps dropout on.
 
     Returns:
       Lines that say what was matched.
@@ -54,85 +163,42 @@ def pix2pix_from_torch(
     folder = rundir.open_rundir(output)
     if sealed_steps(folder / "checkpoints"):
         raise UserError(f"--output {folder}: holds a run already; give another directory")
-    g_params, g_stats, g = pix2pix_layout.unet_from_torch(read_state_dict(generator))
-    lines = [
-        f"generator: U-Net, {g.in_channels} -> {g.out_channels} channels, ngf {g.ngf}, downs {g.downs}, {g.norm} norm"
-    ]
-    config = pix2pix.Config()
-    config.model = pix2pix.ModelConfig(
-        in_channels=g.in_channels, out_channels=g.out_channels, ngf=g.ngf, downs=g.downs, norm=pix2pix.Norm(g.norm)
-    )
+    states = {name: read_state_dict(file) for name, file in files.items()}
+    one_way = "G" in states and resnet_layout.is_resnet(states["G"])
+    if one_way:
+        states = {f"{name}_A": state for name, state in states.items()}
+    family = FAMILIES["cyclegan" if "G_A" in states else "pix2pix"]
+    found, infos, lines = {}, {}, []
+    for name, other in family.files.items():
+        if other in states:
+            params, statistics, infos[name] = family.readers[name[0]](states[other])
+            found[name] = params, statistics
+            lines.append(f"network {name!r}: {_described(infos[name])}")
+    config = family.configure(infos, size, stats, dropout)
     config.data.crop_size = size
     config.train.epochs = 200.0
-    config.inference = pix2pix.InferenceConfig(stats=pix2pix.Stats(stats), dropout=dropout)
-    found = {"g": (g_params, g_stats)}
-    if discriminator is not None:
-        d_params, d_stats, d = pix2pix_layout.patchgan_from_torch(read_state_dict(discriminator))
-        if d.norm != g.norm or d.in_channels != g.in_channels + g.out_channels:
-            raise UserError(
-                f"{discriminator}: judges {d.in_channels} channels with {d.norm} norm, but the generator makes "
-                f"{g.in_channels} + {g.out_channels} with {g.norm} norm; are both from one training?"
-            )
-        config.model.ndf, config.model.disc_layers = d.ndf, d.layers
-        found["d"] = (d_params, d_stats)
-        lines.append(
-            f"discriminator: PatchGAN, {d.in_channels} channels, ndf {d.ndf}, {d.layers} layers, {d.norm} norm"
-        )
     config = configs.resolve(config, num_train=1)
-    system = pix2pix.build(config)
-    state = _filled(system, found, lines)
+    state = _filled(systems.load(systems.name_of(config)).build(config), found, lines)
+    lines += [f"network {name!r}: not among the files, starts fresh" for name in family.files if name not in found]
     _write(folder, config, state)
     return [*lines, f"run written to {folder}"]
 
 
-def pix2pix_to_torch(workdir: str | Path, output: str | Path, which: str | int = "last") -> list[str]:
-    """Write a pix2pix run's networks as ``latest_net_G.pth`` and ``latest_net_D.pth``; undoes `pix2pix_from_torch`.
-
-    The generator is the one the samplers use: averaged where the run keeps an average.
-
-    Args:
-      workdir: a run directory.
-      output: folder for the two files, made if need be.
-      which: ``last``, ``best``, or a step that is kept.
-
-    Returns:
-      Lines that say what was written.
-
-    Raises:
-      UserError: no such run, a run of another system, networks without a counterpart in the layout, or files that
-        exist already.
-    """
-    system, config = restore.open_run(workdir)
-    if not isinstance(system, pix2pix.Pix2Pix):
-        raise UserError(f"{workdir}: is a run of {systems.name_of(config)!r}; this layout is that of 'pix2pix' runs")
-    folder = Path(output).expanduser()
-    files = {name: folder / f"latest_net_{name.upper()}.pth" for name in ("g", "d")}
-    for file in files.values():
-        if file.exists():
-            raise UserError(f"{file}: exists already; give another --output")
-
-    def networks(state: TrainState) -> PyTree:
-        g = system.inference_variables(state)
-        return {"g": (g["params"], g["batch_stats"]), "d": (state.params["d"], state.mutable["d"]["batch_stats"])}
-
-    step = restore.intact_step(workdir, which)
-    found = jax.device_get(restore.read_part(system, step, networks))
-    writers = {"g": pix2pix_layout.unet_to_torch, "d": pix2pix_layout.patchgan_to_torch}
-    norm, tracked = config.model.norm.value, int(step.name) if step.name.isdigit() else 0
-    states = {name: writers[name](*found[name], norm=norm, batches_tracked=tracked) for name in files}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, file in files.items():
-        torch_file.write_state_dict(file, states[name])
-    return [f"network {name!r}: {trees.count(found[name][0]):,} parameters -> {file}" for name, file in files.items()]
+def _described(info: Any) -> str:
+    if hasattr(info, "layers"):
+        return f"PatchGAN, {info.in_channels} channels, ndf {info.ndf}, {info.layers} layers, {info.norm} norm"
+    kind, depth = ("U-Net", f"downs {info.downs}") if hasattr(info, "downs") else ("ResNet", f"{info.blocks} blocks")
+    return f"{kind}, {info.in_channels} -> {info.out_channels} channels, ngf {info.ngf}, {depth}, {info.norm} norm"
 
 
-def _filled(system: System, found: dict[str, tuple[PyTree, PyTree]], lines: list[str]) -> TrainState:
+def _filled(system: System, found: Mapping[str, tuple[PyTree, PyTree]], lines: list[str]) -> TrainState:
     """A fresh state with the found networks put in place."""
     state = jax.jit(system.init)(jax.random.key(0))
     params, mutable = dict(state.params), dict(state.mutable)
     for name, (new_params, new_stats) in found.items():
         params[name] = _checked(name, params[name], new_params)
-        mutable[name] = {**mutable[name], "batch_stats": _checked(name, mutable[name]["batch_stats"], new_stats)}
+        if name in mutable:
+            mutable[name] = {**mutable[name], "batch_stats": _checked(name, mutable[name]["batch_stats"], new_stats)}
         lines.append(
             f"network {name!r}: {trees.count(new_params):,} of {trees.count(params[name]):,} parameters matched"
         )
@@ -151,3 +217,52 @@ def _write(folder: Path, config: Any, state: TrainState) -> None:
     rundir.write_config(folder, systems.name_of(config), configs.to_dict(config), runtime.environment())
     store.save(0, jax.device_put(state), {"progress": Progress().to_json()})
     store.close()
+
+
+# ---- from a run to files -------------------------------------------------------------------------
+
+
+def to_torch(workdir: str | Path, output: str | Path, which: str | int = "last") -> list[str]:
+    """Write a run's networks as ``latest_net_*.pth``; undoes `from_torch`.
+
+    Generators are those that the samplers use: averaged where the run keeps an average.
+
+    Args:
+      workdir: a run directory.
+      output: folder for the files, made if need be.
+      which: ``last``, ``best``, or a step that is kept.
+
+    Returns:
+      Lines that say what was written.
+
+    Raises:
+      UserError: no such run, a run of a system or networks without a counterpart in the layout, or files that
+        exist already.
+    """
+    system, config = restore.open_run(workdir)
+    name = systems.name_of(config)
+    if name not in FAMILIES:
+        raise UserError(f"{workdir}: is a run of {name!r}; this layout is that of {' and '.join(FAMILIES)} runs")
+    if config.model.upsample is not Upsample.CONVT or getattr(config.model, "residual", False):
+        raise UserError(f"{workdir}: the layout knows generators with upsample=convt and residual=False only")
+    family, folder = FAMILIES[name], Path(output).expanduser()
+    files = {network: folder / f"latest_net_{other}.pth" for network, other in family.files.items()}
+    for file in files.values():
+        if file.exists():
+            raise UserError(f"{file}: exists already; give another --output")
+
+    def networks(state: TrainState) -> PyTree:
+        params = {**state.params, **state.ema}
+        return {n: (params[n], state.mutable.get(n, {}).get("batch_stats", {})) for n in files}
+
+    step = restore.intact_step(workdir, which)
+    found = jax.device_get(restore.read_part(system, step, networks))
+    norm, tracked = config.model.norm.value, int(step.name) if step.name.isdigit() else 0
+    states = {
+        network: family.writers[network[0]](params, statistics, norm=norm, batches_tracked=tracked)
+        for network, (params, statistics) in found.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for network, file in files.items():
+        torch_file.write_state_dict(file, states[network])
+    return [f"network {n!r}: {trees.count(found[n][0]):,} parameters -> {file}" for n, file in files.items()]

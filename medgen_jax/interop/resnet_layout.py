@@ -64,6 +64,11 @@ def _rows(in_channels: int, out_channels: int, ngf: int, blocks: int, norm: str,
     return rows + layout.convolution(f"model.{17 + blocks}", "head", "conv", (out_channels, ngf, 7, 7), True)
 
 
+def is_resnet(state: State) -> bool:
+    """Whether a state dict is that of a residual generator, by the names of its blocks."""
+    return any(".conv_block." in name for name in state)
+
+
 def resnet_from_torch(state: State) -> tuple[Tree, Tree, ResNetInfo]:
     """``(params, batch_stats, info)`` of a residual generator.
 
