@@ -109,12 +109,13 @@ def sample_rows(
         nonlocal empty
         for corner in grid.corners:
             if corner in kept:
-                yield next(translated)
+                tile = next(translated)
             else:
                 empty = np.full(_output_shape(sampler, read(*corner)), background) if empty is None else empty
-                yield empty
+                tile = empty
             if done is not None:
                 done(1)
+            yield tile
 
     return grid.blend(in_order())
 

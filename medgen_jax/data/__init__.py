@@ -6,5 +6,6 @@ splits      by patient; overlaps            fence       whether a file lies insi
 tables      random-access records           prepared    TFDS ArrayRecord sets; manifest: their checksums
 sources     config.data -> tables           checks      refuse unfit data from headers
 transforms  crops, flips, turns             pipeline    tables -> training and evaluation batches
-builders/   write prepared sets             isl/        a small real data set (see its README)
+builders/   write prepared sets             slides      whole slides, read region by region
+isl/        a small real data set (see its README)
 """

@@ -109,6 +109,38 @@ class Grid:
         return inner(self.tops, self.height), inner(self.lefts, self.width)
 
 
+class Seams:
+    """`seam_score` of an image whose rows arrive a few at a time."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._down: list[np.ndarray] = []  # mean step from each row to the next
+        self._across = np.zeros(grid.width - 1)  # sum over rows of the mean step to the next column
+        self._last: np.ndarray | None = None
+
+    def add(self, rows: np.ndarray) -> None:
+        """The next rows, (n, width, c), any scale."""
+        # Wide enough for differences of integers.
+        rows = rows.astype(np.float32)
+        self._across += np.abs(np.diff(rows, axis=1)).mean(2).sum(0)
+        joined = rows if self._last is None else np.concatenate([self._last, rows])
+        self._down.append(np.abs(np.diff(joined, axis=0)).mean((1, 2)))
+        self._last = rows[-1:]
+
+    def score(self) -> float:
+        """The ratio, once all rows were added; 1 for a single tile and for an image without any steps."""
+        on, off = [], []
+        steps = np.concatenate(self._down), self._across / self._grid.height
+        for values, edges in zip(steps, self._grid.edges(), strict=True):
+            at_edges = np.isin(np.arange(len(values)), edges - 1)
+            on.append(values[at_edges])
+            off.append(values[~at_edges])
+        on, off = np.concatenate(on), np.concatenate(off)
+        if not len(on) or not len(off) or off.mean() == 0:
+            return 1.0 if not len(on) or on.mean() == 0 else math.inf
+        return float(on.mean() / off.mean())
+
+
 def seam_score(image: np.ndarray, grid: Grid) -> float:
     """Mean absolute step across the tiles' edges over the mean step everywhere else; 1 means no seams.
 
@@ -119,15 +151,6 @@ def seam_score(image: np.ndarray, grid: Grid) -> float:
     Returns:
       The ratio; 1 for a single tile and for an image without any steps.
     """
-    image = np.asarray(image, np.float32)
-    on, off = [], []
-    for axis, edges in enumerate(grid.edges()):
-        steps = np.abs(np.diff(image, axis=axis)).mean(axis=(1 - axis, 2))
-        mask = np.zeros(len(steps), bool)
-        mask[edges - 1] = True
-        on.append(steps[mask])
-        off.append(steps[~mask])
-    on, off = np.concatenate(on), np.concatenate(off)
-    if not len(on) or not len(off) or off.mean() == 0:
-        return 1.0 if not len(on) or on.mean() == 0 else math.inf
-    return float(on.mean() / off.mean())
+    seams = Seams(grid)
+    seams.add(np.asarray(image))
+    return seams.score()

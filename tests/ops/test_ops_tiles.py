@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medgen_jax.ops.tiles import Grid, seam_score
+from medgen_jax.ops.tiles import Grid, Seams, seam_score
 
 SIZES = [(64, 64), (65, 64), (100, 333), (20, 64), (1, 1), (128, 40), (1000, 65)]
 
@@ -81,3 +81,16 @@ def test_the_seam_score_sees_steps_at_tile_edges_and_nothing_else():
     assert seam_score(np.zeros((128, 128, 3)), grid) == 1
     assert seam_score(texture[:32, :32], Grid(32, 32, 64, 0)) == 1
     assert seam_score(np.repeat([0.0, 1.0], 64)[None, :, None] * np.ones((128, 1, 1)), grid) == float("inf")
+
+
+@pytest.mark.parametrize("rows", [1, 37, 100])
+def test_seams_are_measured_the_same_when_rows_come_few_at_a_time(rows):
+    grid = Grid(100, 150, 32, 0)
+    image = np.random.default_rng(0).integers(0, 50, (100, 150, 3)).astype(np.uint8)
+    for top, left in grid.corners:
+        image[top : top + 32, left : left + 32] += np.uint8(3 * ((top + 3 * left) % 20))
+    seams = Seams(grid)
+    for start in range(0, 100, rows):
+        seams.add(image[start : start + rows])
+    whole = seam_score(image, grid)
+    assert whole > 1.1 and seams.score() == pytest.approx(whole, rel=1e-5)
