@@ -10,6 +10,7 @@ import medgen_jax
 #: Module of this package -> what it does; each runs as ``python -m medgen_jax.NAME``.
 VERBS = {
     "train": "train a system: --config FILE --workdir DIR; the same command resumes",
+    "datacheck": "look at a data set before training: all faults, copies, odd files, with a page of pictures",
     "prepare": "decode a folder of images once into records that read fast",
     "translate": "run a trained system over a folder of images",
     "evaluate": "judge generated images, or a run on a split of its data: numbers with intervals",

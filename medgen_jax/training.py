@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from medgen_jax import pretrained, systems
+from medgen_jax import datachecking, pretrained, systems
 from medgen_jax.core import config as configs
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import Stream
@@ -50,6 +50,11 @@ class Data:
         self._tables = {split: sources.open_tables(config, split) for split in sorted(wanted)}
         #: Where validation records come from, if there are any.
         self.evaluation_split = "val" if "val" in present else None
+
+    @property
+    def tables(self) -> dict[str, dict[str, Table]]:
+        """Split -> name -> table."""
+        return self._tables
 
     def table(self, name: str, split: str | None = None) -> Table:
         """The table that a stream reads, in its own split or in another one.
@@ -162,6 +167,8 @@ def train(
     with rundir.locked(folder, active=first):
         system, config, data = prepare(config)
         _remember(folder, config, resume, console, first)
+        if first:
+            datachecking.look_briefly(folder, data.tables, console.say)
         frozen, digests = pretrained.fixed(system.frozen_names, weights)
         evaluation = data.evaluation(len(devices or jax.devices()))
         preflight.check_evaluation(system, evaluation)
@@ -192,10 +199,18 @@ def _remember(folder: Path, config: Any, resume: str, console: Console, first: b
     if not sealed and resume == "required":
         raise UserError(f"--workdir {folder}: holds no checkpoint to resume; give --resume=auto to start")
     if sealed:
-        for line in rundir.compare_config(folder, rundir.read_config(folder)["config"], new):
+        for line in rundir.compare_config(folder, _stored(folder, config), new):
             console.say(f"warning: {line} differs from the run so far; the result will not equal an uninterrupted run")
     if first:
         rundir.write_config(folder, systems.name_of(config), new, runtime.environment())
+
+
+def _stored(folder: Path, config: Any) -> dict[str, Any]:
+    """The configuration of the run in a folder; fields that it does not know yet have their default."""
+    found, name = rundir.read_config(folder), systems.name_of(config)
+    if found["system"] != name:
+        raise UserError(f"--workdir {folder}: holds a run of {found['system']!r}, not {name!r}; give another directory")
+    return configs.to_dict(configs.from_dict(type(config), found["config"]))
 
 
 def _drawer(system: System, data: Data, folder: Path, first: bool) -> Callable[[int, PyTree], np.ndarray | None] | None:

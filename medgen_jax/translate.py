@@ -7,14 +7,20 @@ from absl import flags
 from medgen_jax import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a trained or converted run.")
-_INPUT = flags.DEFINE_string("input", None, "An image, or a folder of images.")
+_INPUT = flags.DEFINE_string("input", None, "An image or a whole slide, or a folder of them.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the translated images; made when missing.")
-_SAMPLER = flags.DEFINE_string("sampler", None, "Which of the run's samplers; its first by default.")
+_DIRECTION = flags.DEFINE_enum(
+    "direction", None, ["a2b", "b2a"], "Which way; that of the run's first sampler by default."
+)
 _WHICH = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 _TILE = flags.DEFINE_integer("tile", None, "Side of tiles, pixels; that of the training images by default.")
 _OVERLAP = flags.DEFINE_integer("overlap", None, "Least overlap of tiles, pixels; a quarter of a tile by default.")
-_BATCH = flags.DEFINE_integer("batch", 4, "Images or tiles per call.")
+_BATCH = flags.DEFINE_integer("batch", None, "Images or tiles per call; what fits into memory by default.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace images that are already in --output.")
+_REPORT = flags.DEFINE_bool("report", True, "Write OUTPUT/report/index.html: sizes, tiles, seam scores, pictures.")
+_LEVEL = flags.DEFINE_integer("level", 0, "Level of whole slides; 0 is the full one.")
+_COMPRESSION = flags.DEFINE_enum("compression", "deflate", ["deflate", "jpeg"], "Of whole slides; deflate is lossless.")
+_EVERY_TILE = flags.DEFINE_bool("every_tile", False, "Translate tiles of slides that show no stained tissue as well.")
 
 
 def main(_: list[str]) -> int:
@@ -29,16 +35,16 @@ def main(_: list[str]) -> int:
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
     done = translation.translate(
         _WORKDIR.value, _INPUT.value, _OUTPUT.value,
-        sampler=_SAMPLER.value, which=which, tile=_TILE.value, overlap=_OVERLAP.value,
-        batch=_BATCH.value, overwrite=_OVERWRITE.value,
+        sampler=_DIRECTION.value, which=which, tile=_TILE.value, overlap=_OVERLAP.value,
+        batch=_BATCH.value, overwrite=_OVERWRITE.value, report=_REPORT.value,
+        slide_options=translation.SlideOptions(_LEVEL.value, _COMPRESSION.value, _EVERY_TILE.value),
     )  # fmt: skip
-    tiled = [d for d in done if d.tiles > 1]
-    print(f"{len(done)} images written to {_OUTPUT.value}")
-    if tiled:
+    print(f"{len(done)} image{'s' if len(done) > 1 else ''} written to {_OUTPUT.value}")
+    if tiled := [d for d in done if d.tiles > 1]:
         worst = max(tiled, key=lambda d: d.seam_score)
-        print(
-            f"{len(tiled)} of them in tiles; highest seam score {worst.seam_score:.3f} (1: none), {worst.output.name}"
-        )
+        print(f"{len(tiled)} of them in tiles; highest seam score {worst.seam_score:.3f} (1: none), {worst.label}")
+    if _REPORT.value:
+        print(f"report: {_OUTPUT.value.rstrip('/')}/report/index.html")
     return 0
 
 

@@ -143,7 +143,9 @@ def test_sampling_imports_jax_alone():
     assert not loaded & {"flax", "optax", "orbax", "grain", "clu", "absl", "PIL", "tensorboardX", "tensorflow_datasets"}
 
 
-@pytest.mark.parametrize("main", ["train", "prepare", "translate", "evaluate", "convert", "weights", "doctor"])
+@pytest.mark.parametrize(
+    "main", ["train", "datacheck", "prepare", "translate", "evaluate", "convert", "weights", "doctor"]
+)
 def test_mains_are_thin(root, main):
     path = root / "medgen_jax" / f"{main}.py"
     assert importlib.util.find_spec(f"medgen_jax.{main}")

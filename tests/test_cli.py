@@ -137,6 +137,6 @@ def test_translate_takes_relative_paths(trained):
     done = command("translate", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "3 images written" in done.stdout
-    assert sorted(p.name for p in (folder / "out").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["0.png", "1.png", "2.png", "report"]
     again = command("translate", *arguments, cwd=folder)
     assert "exists already" in error_of(again)

@@ -58,6 +58,21 @@ def test_bad_input_is_one_line_and_code_2(prepare, source, tmp_path):
     assert "Traceback" not in missing.stderr
 
 
+def test_options_are_explained_and_refused_in_one_line(prepare, source, tmp_path):
+    told = prepare("--dataset", "kermany", "--help_options")
+    assert told.returncode == 0, told.stderr
+    first, split, *_ = told.stdout.splitlines()
+    assert first.startswith("Column image; labels label (NORMAL, PNEUMONIA)")
+    assert split.split(maxsplit=2)[:2] == ["--set", "split=patient"]
+    words = ("--dataset", "folder", "--source", source, "--data_dir", tmp_path / "out")
+    wrong = prepare(*words, "--set", "layout=pairs")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.strip().startswith("error: --set layout=pairs: must be one of auto, paired, unpaired")
+    right = prepare(*words, "--set", "layout=paired")
+    assert right.returncode == 0, right.stderr
+    assert "slides-full-layout_paired-" in right.stdout
+
+
 def test_full_disk_is_one_line_and_leaves_nothing(prepare, source, tmp_path):
     out = tmp_path / "out"
     failed = prepare("--dataset", "paired_folder", "--source", source, "--data_dir", out, limit="8")

@@ -17,7 +17,7 @@ from medgen_jax import training
 from medgen_jax.core import trees
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine import rundir
-from medgen_jax.systems import cyclegan
+from medgen_jax.systems import cyclegan_options
 from medgen_jax.viz.report import write_report
 
 ONE = jax.devices()[:1]
@@ -53,6 +53,8 @@ def test_a_run_leaves_its_record(finished):
     picture = np.array(Image.open(folder / "samples" / "step_00000008.png"))
     assert picture.shape[0] > 3 * 32 and picture.shape[1] > 3 * 32  # three records, three columns
     assert list((folder / "tensorboard").iterdir())
+    seen = json.loads((folder / "datacheck.json").read_text())
+    assert seen["form"] == "short" and seen["sample"]["train/pairs/a"] == 6
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["00000004", "00000008"]
 
 
@@ -98,8 +100,22 @@ def test_harmless_changes_resume(finished, pairs, tmp_path):
     shutil.copytree(finished[0], folder)
     config = small_runs.config(pairs, steps=10, log_every=5, save_every=3)
     config.data.threads = 2
+    # The run was written before this field existed.
+    stored = json.loads((folder / "config.json").read_text())
+    del stored["config"]["data"]["nan"]
+    (folder / "config.json").write_text(json.dumps(stored))
     result = train(config, folder)
     assert result.step == 10
+
+
+def test_the_run_of_another_system_is_refused(finished, pairs, no_compile):
+    import small_systems
+
+    config = small_systems.CONFIGS["cyclegan"]()
+    config.data.source = str(pairs)
+    config.model.b_channels, config.loss.identity = 3, 0.0
+    with pytest.raises(UserError, match="holds a run of 'pix2pix', not 'cyclegan'"):
+        train(config, finished[0])
 
 
 def test_training_continues_from_the_step_before_a_damaged_one(finished, pairs, tmp_path):
@@ -224,7 +240,7 @@ def test_missing_source_and_unwritable_workdir(tmp_path, no_compile, pairs):
 
 def test_missing_fixed_weights_are_named_with_the_command_that_gets_them(tmp_path, no_compile, pairs):
     config = small_systems.CONFIGS["cyclegan"]()
-    config.data.source, config.pairs, config.loss.content = str(pairs), cyclegan.Pairs.ALL, 1.0
+    config.data.source, config.pairs, config.loss.content = str(pairs), cyclegan_options.Pairs.ALL, 1.0
     config.model.b_channels, config.loss.identity = 3, 0.0
     with pytest.raises(UserError, match=r"lpips_vgg16 weights are missing; get them with: python -m"):
         train(config, tmp_path / "run", weights=tmp_path)

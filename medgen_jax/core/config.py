@@ -30,6 +30,13 @@ class Layout(enum.Enum):
     PREPARED = "prepared"  # written by `python -m medgen_jax.prepare` or any TFDS ArrayRecord set
 
 
+class Nan(enum.Enum):
+    """What becomes of samples that are NaN or infinite, in floating-point files."""
+
+    REFUSE = "refuse"  # the file is refused
+    LOW = "low"  # they become range_low
+
+
 @dataclass(slots=True)
 class DataConfig:
     """Where images come from and how they are cut."""
@@ -37,6 +44,8 @@ class DataConfig:
     source: str = ""  # directory, CSV file, or the name of a data set that ships with the package ("isl")
     layout: Layout = Layout.AUTO
     pairs_source: Optional[str] = None  # a second, paired source for the table of pairs, beside unpaired a and b
+    class_a: Optional[str] = None  # classes of single images that become the unpaired domains a and b
+    class_b: Optional[str] = None
     csv_root: Optional[str] = None  # folder that the paths in a CSV file start from; None: the one it lies in
     shares: tuple[float, ...] = (0.8, 0.1, 0.1)  # of train, val and test in patients, for a CSV file without splits
     split_seed: int = 0  # deals those patients anew
@@ -44,6 +53,10 @@ class DataConfig:
     panel_a: int = 0  # which of them are a and b, counted from the left
     panel_b: int = 1
     bits: int = 8  # bits per sample of the files, 8 or 16; other files are refused
+    range_low: Optional[float] = None  # physical values (HU, radians) that become the lowest and the highest level, for
+    range_high: Optional[float] = None  # grey files of all kinds and for colours that are not 8 or 16 unsigned bits
+    nan: Nan = Nan.REFUSE
+    window: str = "file"  # greyscale of DICOM files: file, full, or CENTRE,WIDTH in physical units
     load_size: Optional[int] = None  # square size to resize to (bicubic) before cropping; None: keep
     crop_size: int = 256  # square training crop, pixels
     flip: bool = True  # left-right flips, training only
@@ -132,7 +145,11 @@ def require(condition: bool, field_name: str, value: Any, rule: str) -> None:
 
 def validate_shared(data: DataConfig, train: TrainConfig) -> None:
     """Check the ranges of the members every system shares."""
+    rule = f"give two different classes, or neither (data.class_a = {data.class_a!r})"
+    good = (data.class_a is None) == (data.class_b is None) and (data.class_a is None or data.class_a != data.class_b)
+    require(good, "data.class_b", data.class_b, rule)
     require(data.bits in (8, 16), "data.bits", data.bits, "must be 8 or 16")
+    _validate_greyscale(data)
     require(data.crop_size >= 1, "data.crop_size", data.crop_size, "must be at least 1")
     if data.load_size is not None:
         rule = f"must be at least data.crop_size = {data.crop_size}"
@@ -154,6 +171,39 @@ def validate_shared(data: DataConfig, train: TrainConfig) -> None:
         require(getattr(train, name) >= 0, f"train.{name}", getattr(train, name), "must not be negative")
     options = ("auto", "float32", "bfloat16")
     require(train.precision in options, "train.precision", train.precision, f"must be one of {', '.join(options)}")
+
+
+def _validate_greyscale(data: DataConfig) -> None:
+    """Check the fields that say which physical values are black and white."""
+    low, high = data.range_low, data.range_high
+    rule = f"give both ends of the range, or neither (data.range_low = {low!r})"
+    require((low is None) == (high is None), "data.range_high", high, rule)
+    if low is not None and high is not None:
+        for name, value in (("data.range_low", low), ("data.range_high", high)):
+            require(math.isfinite(value), name, value, "must be finite")
+        require(low != high, "data.range_high", high, "must not be data.range_low")
+        rule = "does not go with data.range_low and data.range_high, which say more; leave it at file"
+        require(data.window == "file", "data.window", data.window, rule)
+    rule = "is for a declared range: set data.range_low and data.range_high"
+    require(data.nan is not Nan.LOW or low is not None, "data.nan", data.nan.value, rule)
+    parse_window(data.window)
+
+
+def parse_window(text: str) -> str | tuple[float, float]:
+    """``data.window`` as ``file``, ``full``, or (centre, width).
+
+    Raises:
+      UserError: for anything else.
+    """
+    if text in ("file", "full"):
+        return text
+    try:
+        centre, width = (float(part) for part in text.split(","))
+    except ValueError:
+        centre = width = math.nan
+    rule = "must be file, full, or CENTRE,WIDTH with a width of at least 1, such as -600,1500"
+    require(math.isfinite(centre) and math.isfinite(width) and width >= 1, "data.window", text, rule)
+    return centre, width
 
 
 def resolve(config: Any, num_train: int, steps_per_epoch: int | None = None) -> Any:

@@ -6,6 +6,7 @@ splits      by patient; overlaps            fence       whether a file lies insi
 tables      random-access records           prepared    TFDS ArrayRecord sets; manifest: their checksums
 sources     config.data -> tables           checks      refuse unfit data from headers
 transforms  crops, flips, turns             pipeline    tables -> training and evaluation batches
-builders/   write prepared sets             slides      whole slides, read region by region
+domains     classes as unpaired domains     slides      whole slides, read region by region
+builders/   write prepared sets             inspection/ what a set holds, and what is odd about it
 isl/        a small real data set (see its README)
 """

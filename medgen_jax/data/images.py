@@ -2,9 +2,10 @@
 
 Arrays are HWC with 1 or 3 channels, ``uint8`` or ``uint16``. PNG, JPEG, BMP and TIFF of 8 or 16 bits
 keep the values of the file; other samples are mapped onto levels by a declared `View`, and
-`read_range` says which physical values they stand for. A file that would need a silent loss
-(transparency, more channels, an undeclared range) is refused. Every size is checked from the header,
-before any pixel is decoded.
+`read_range` says which physical values they stand for. A range is of one quantity: where it is declared
+it holds for 8 and 16 bits of grey too, but not for colours that are levels already. A file that would
+need a silent loss (transparency, more channels, an undeclared range) is refused. Every size is checked
+from the header, before any pixel is decoded.
 
 A path may choose a part of its file, counted from 0: ``stack.tif#3`` a page, ``scan.dcm#3`` a frame,
 ``data.mat#phase`` an array, ``data.h5#group/stack[3]`` a plane of it.
@@ -16,6 +17,7 @@ entry. Files of any other name are read when they carry the mark of DICOM.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import uuid
@@ -40,6 +42,7 @@ from medgen_jax.data.formats.samples import (
 
 if TYPE_CHECKING:
     from medgen_jax.data.formats.dicom_write import Derivation
+    from medgen_jax.data.formats.storage import Storage
 
 __all__ = [
     "READERS",
@@ -53,6 +56,7 @@ __all__ = [
     "read_header",
     "read_image",
     "read_range",
+    "read_storage",
     "write_image",
 ]
 
@@ -74,7 +78,7 @@ def read_header(path: str | Path, view: View = _DEFAULT) -> ImageHeader:
       UserError: for a missing or broken file, an unsupported format, one that holds several images
         of which none is chosen, or one whose decoded size exceeds its `budget`.
     """
-    return _describe(Source.parse(path), view).header
+    return _describe(Source.parse(path), view)[0].header
 
 
 def read_range(path: str | Path, view: View = _DEFAULT) -> Range:
@@ -85,7 +89,21 @@ def read_range(path: str | Path, view: View = _DEFAULT) -> Range:
     Raises:
       UserError: as `read_header`.
     """
-    return _describe(Source.parse(path), view).range
+    return _describe(Source.parse(path), view)[0].range
+
+
+def read_storage(path: str | Path, view: View = _DEFAULT) -> Storage:
+    """Type of the samples as they are stored, and size of a pixel where a TIFF file says so.
+
+    Raises:
+      UserError: as `read_header`.
+    """
+    from medgen_jax.data.formats import storage
+
+    source = Source.parse(path)
+    header = _describe(source, view)[0].header
+    with _naming(source):
+        return storage.read(source, header.bits)
 
 
 def read_image(path: str | Path, bits: int | None = None, view: View = _DEFAULT) -> np.ndarray:
@@ -103,7 +121,8 @@ def read_image(path: str | Path, bits: int | None = None, view: View = _DEFAULT)
       UserError: as `read_header`; also for transparent pixels, NaN and truncated data.
     """
     source = Source.parse(path)
-    header = _describe(source, view).header
+    found, view = _describe(source, view)
+    header = found.header
     if bits is not None and header.bits != bits:
         raise UserError(f"{source}: has {header.bits} bits per sample, expected {bits}; set config.data.bits")
     with _naming(source):
@@ -150,7 +169,7 @@ def write_image(
 
     Args:
       path: .png, .tif, .tiff, .npy, .dcm, .dicom or .ima.
-      array: ``uint8`` or ``uint16``; also ``float32`` for TIFF and NPY.
+      array: ``uint8`` or ``uint16``; for TIFF and NPY any integers of up to 32 bits and floating-point numbers.
       microns_per_pixel: recorded in TIFF and DICOM; the others have no place for it.
       span: physical values of the levels, recorded in grey DICOM; the others have no place for it.
       derivation: `dicom_write.Derivation`: what a DICOM file says of its origin.
@@ -162,8 +181,8 @@ def write_image(
     path = Path(path)
     suffix = path.suffix.lower()
     array = array[..., None] if array.ndim == 2 else array
-    floats = suffix in (".tif", ".tiff", ".npy")
-    if array.ndim != 3 or array.shape[-1] not in (1, 3) or array.dtype.name not in _WRITTEN[: 3 if floats else 2]:
+    written = _NUMBERS if suffix in (".tif", ".tiff", ".npy") else _LEVELS
+    if array.ndim != 3 or array.shape[-1] not in (1, 3) or array.dtype.name not in written:
         raise ValueError(f"expected uint8 or uint16 HWC with 1 or 3 channels, got {array.dtype} {array.shape}")
     pixels = array[..., 0] if array.shape[-1] == 1 else array
     if suffix == ".png":
@@ -182,17 +201,25 @@ def write_image(
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 
 
-_WRITTEN = ("uint8", "uint16", "float32")
+_LEVELS = ("uint8", "uint16")
+_NUMBERS = (*_LEVELS, "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
 
 
-def _describe(source: Source, view: View) -> Described:
+def _describe(source: Source, view: View) -> tuple[Described, View]:
+    """What a file holds, and the view through which it is read."""
     with _naming(source):
-        found = _reader(source.path).describe(source, view)
+        describe = _reader(source.path).describe
+        found = describe(source, view)
+        if view.range is not None and found.header.channels == 3:
+            plain = dataclasses.replace(view, range=None)
+            with contextlib.suppress(UserError):  # samples that need a range
+                levels = describe(source, plain)
+                found, view = (levels, plain) if levels.range.low == 0 else (found, view)
     header = found.header
     if header.height < 1 or header.width < 1:
         raise UserError(f"{source}: has no pixels ({header}); remove it")
     budget.check(source.path, header, max(header.nbytes, found.nbytes))
-    return found
+    return found, view
 
 
 def _format(name: str) -> ModuleType:

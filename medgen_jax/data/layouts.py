@@ -20,7 +20,7 @@ from pathlib import Path
 from medgen_jax.core.config import Layout
 from medgen_jax.core.errors import UserError
 from medgen_jax.data.fence import Fence
-from medgen_jax.data.images import READERS, is_image, read_header
+from medgen_jax.data.images import READERS, Range, View, is_image, read_header
 from medgen_jax.data.listing import Listing, Panel
 from medgen_jax.data.splits import SPELLINGS, SPLITS
 
@@ -40,6 +40,8 @@ _UNSPLIT = (
     "move them below folders train, val and test, all images of one patient below the same; or write a CSV file with "
     "the columns path and patient_id, which is split by patient, and set config.data.source to that file"
 )
+#: Under it sizes are read whatever the samples are.
+_ANY_RANGE = View(range=Range(0, 1))
 #: What macOS leaves in archives.
 _LITTER = "__MACOSX"
 
@@ -70,7 +72,7 @@ def find_layout(root: Path, layout: Layout = Layout.AUTO, panels: Mapping[str, P
         if _folders(folder):
             return Layout.CLASSES
         if first := next(iter(_images(folder)), None):
-            header, count = read_header(folder / first.name), panels["a"].count
+            header, count = read_header(folder / first.name, _ANY_RANGE), panels["a"].count
             return Layout.PANELS if header.width == count * header.height else Layout.IMAGES
     trees = ", ".join(tree for kind, tree in TREES.items() if kind is not Layout.PANELS)
     raise UserError(f"{root}: {_found(root)}; expected {trees}, or a CSV file")

@@ -1,14 +1,15 @@
 """Prepared data sets: TFDS directories of ArrayRecord shards, decoded once, read at random.
 
 Any TFDS set in ``array_record`` format can be read, also one written by other programs: image
-features (rank 2 or 3, ``uint8`` or ``uint16``) become image columns, integer scalars become labels.
+features (rank 2 or 3, ``uint8`` or ``uint16``) become image columns, integer scalars labels, ``float32``
+scalars values, (n, 4) ``float32`` tensors boxes, and the text ``group`` tells patients or slides apart.
 Sets written by `medgen_jax.prepare` carry a manifest with the sha256 of every file.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from medgen_jax.data.tables import Table, header_of
 
 _INFO = "dataset_info.json"
 #: What a table has read for itself; a pickled one reads it again.
-_OPENED = ("_source", "_shapes", "labels", "classes")
+_OPENED = ("_source", "_shapes", "_about", "labels", "classes", "values", "boxes", "groups")
 #: Our name of a split -> the name most TFDS sets use.
 _ALIASES = {"val": "validation"}
 
@@ -118,16 +119,55 @@ class PreparedTable(Table):
         return _image_features(self._source.dataset_info.features)
 
     @functools.cached_property
+    def _about(self) -> dict[str, list[Any]]:
+        """All that is not an image: feature -> its value in every record, read in one pass."""
+        features = self._source.dataset_info.features
+        wanted = {*_scalars(features, np.integer), *_scalars(features, np.floating), *_box_features(features)}
+        wanted |= {"group"} & set(features)
+        found: dict[str, list[Any]] = {name: [] for name in wanted}
+        for index in range(len(self)):
+            record = self._record(index)
+            for name, values in found.items():
+                values.append(record[name])
+        return found
+
+    @functools.cached_property
     def labels(self) -> Mapping[str, np.ndarray]:
         """Integer features. Their values are read in one pass over the records, on first use."""
-        return _Labels(self, _label_features(self._source.dataset_info.features))
+        names = _scalars(self._source.dataset_info.features, np.integer)
+        return _Columns(names, lambda name: np.array(self._about[name], np.int32))
+
+    @functools.cached_property
+    def values(self) -> Mapping[str, np.ndarray]:
+        """Floating-point scalars, read as the labels are."""
+        names = _scalars(self._source.dataset_info.features, np.floating)
+        return _Columns(names, lambda name: np.array(self._about[name], np.float32))
+
+    @functools.cached_property
+    def boxes(self) -> Mapping[str, Sequence[np.ndarray]]:
+        """Features of shape (n, 4), read as the labels are."""
+        names = _box_features(self._source.dataset_info.features)
+        return _Columns(names, lambda name: tuple(np.asarray(b, np.float32).reshape(-1, 4) for b in self._about[name]))
+
+    @functools.cached_property
+    def groups(self) -> tuple[str, ...]:
+        """A word per record, equal for those of one patient or slide; empty when unknown. Read as the labels are."""
+        if "group" not in self._source.dataset_info.features:
+            return ()
+        return tuple(bytes(name).decode() for name in self._about["group"])
 
     @functools.cached_property
     def classes(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the values of those integer features that are TFDS class labels with names."""
         features = self._source.dataset_info.features
-        named = {name: getattr(features[name], "names", None) for name in _label_features(features)}
+        named = {name: getattr(features[name], "names", None) for name in _scalars(features, np.integer)}
         return {name: tuple(names) for name, names in named.items() if names}
+
+    def record_id(self, index: int) -> str:
+        """What a record is called in outputs: its number where the set has no ids."""
+        if "id" not in self._source.dataset_info.features:
+            return str(index)
+        return bytes(self._record(index)["id"]).decode("utf-8", "surrogateescape")
 
     def _record(self, index: int) -> dict[str, Any]:
         try:
@@ -148,7 +188,8 @@ class PreparedTable(Table):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         record = self._record(index)
         images = {name: _hwc(record[feature]) for name, feature in self._columns.items()}
-        return images | {name: np.int32(record[name]) for name in self.labels}
+        numbers = {name: np.float32(record[name]) for name in self.values}
+        return images | {name: np.int32(record[name]) for name in self.labels} | numbers
 
     def header(self, index: int, name: str) -> ImageHeader:
         shape, dtype = self._shapes[self._columns[name]]
@@ -166,21 +207,18 @@ class PreparedTable(Table):
         return {key: value for key, value in self.__dict__.items() if key not in _OPENED}
 
 
-class _Labels(Mapping[str, np.ndarray]):
-    """Label columns of a prepared table, read when the first one is asked for."""
+class _Columns(Mapping[str, Any]):
+    """Columns of a prepared table by name, each made when it is first asked for."""
 
-    def __init__(self, table: PreparedTable, names: tuple[str, ...]):
-        self._table, self._names = table, names
+    def __init__(self, names: tuple[str, ...], make: Callable[[str], Any]):
+        self._names, self._make, self._made = names, make, {}
 
-    @functools.cached_property
-    def _values(self) -> dict[str, np.ndarray]:
-        records = [self._table._record(i) for i in range(len(self._table))]
-        return {name: np.array([record[name] for record in records], np.int32) for name in self._names}
-
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(name)
-        return self._values[name]
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -214,10 +252,21 @@ def _image_features(features: Any) -> dict[str, tuple[tuple[int | None, ...], np
     return found
 
 
-def _label_features(features: Any) -> tuple[str, ...]:
-    """Names of the top-level integer scalars."""
+def _scalars(features: Any, kind: type[np.generic]) -> tuple[str, ...]:
+    """Names of the top-level scalars of a kind of number."""
     scalars = {n: getattr(f, "np_dtype", object) for n, f in features.items() if getattr(f, "shape", None) == ()}
-    return tuple(sorted(n for n, dtype in scalars.items() if np.issubdtype(dtype, np.integer)))
+    return tuple(sorted(n for n, dtype in scalars.items() if np.issubdtype(dtype, kind)))
+
+
+def _box_features(features: Any) -> tuple[str, ...]:
+    """Names of the top-level features that hold any number of boxes."""
+    return tuple(
+        sorted(
+            name
+            for name, feature in features.items()
+            if getattr(feature, "shape", None) == (None, 4) and getattr(feature, "np_dtype", None) == np.float32
+        )
+    )
 
 
 def _hwc(image: np.ndarray) -> np.ndarray:

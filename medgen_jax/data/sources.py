@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from medgen_jax.core.config import DataConfig, Layout
+from medgen_jax.core.config import DataConfig, Layout, parse_window
 from medgen_jax.core.errors import UserError
-from medgen_jax.data import csv_manifest, layouts, prepared
+from medgen_jax.data import csv_manifest, domains, layouts, prepared
+from medgen_jax.data.images import Range, View
 from medgen_jax.data.listing import Listing, Panel
 from medgen_jax.data.splits import SPLITS, check_disjoint
 from medgen_jax.data.tables import MEMORY_BYTES, FileTable, Table, keep_what_fits
@@ -24,7 +25,8 @@ def open_tables(config: DataConfig, split: str) -> dict[str, Table]:
     Args:
       config: ``source`` is a directory, a CSV file, or a name in `PACKAGED` (write ``./isl`` for a
         directory of that name); ``layout`` says how the directory is laid out; ``pairs_source`` is a
-        second source, whose pairs join the tables.
+        second source, whose pairs join the tables; ``class_a`` and ``class_b`` are two classes of single
+        images that become the domains a and b; files are read through `view`.
       split: train, val or test, or any split of a prepared set.
 
     Returns:
@@ -38,6 +40,8 @@ def open_tables(config: DataConfig, split: str) -> dict[str, Table]:
         cannot be read; from listings and headers, before any pixel is decoded.
     """
     tables = _open(config, split)
+    if config.class_a is not None and config.class_b is not None:
+        tables |= domains.by_class(tables, {"a": config.class_a, "b": config.class_b})
     if config.pairs_source is not None:
         tables |= _registered_pairs(config, split, tables)
     files = [table for table in tables.values() if isinstance(table, FileTable)]
@@ -45,6 +49,17 @@ def open_tables(config: DataConfig, split: str) -> dict[str, Table]:
     if "pairs" in tables:
         tables |= {side: tables["pairs"].select(side) for side in layouts.SIDES if side not in tables}
     return tables
+
+
+def view(config: DataConfig) -> View:
+    """How the files of a data set become levels: the declared range, what NaN becomes, the window of DICOM files.
+
+    Raises:
+      UserError: for an impossible range or window.
+    """
+    low, high = config.range_low, config.range_high
+    declared = None if low is None or high is None else Range(low, high)
+    return View(declared, nan=config.nan.value, window=parse_window(config.window))
 
 
 def list_tables(config: DataConfig, split: str) -> dict[str, Listing]:
@@ -110,7 +125,7 @@ def _open(config: DataConfig, split: str) -> dict[str, Table]:
     if layout is Layout.PREPARED:
         return prepared.open_split(place, split)
     listings = list_tables(config, split)
-    return {name: FileTable(listing, config.load_size) for name, listing in listings.items()}
+    return {name: FileTable(listing, config.load_size, view(config)) for name, listing in listings.items()}
 
 
 def _registered_pairs(config: DataConfig, split: str, tables: dict[str, Table]) -> dict[str, Table]:

@@ -11,12 +11,13 @@ import abc
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.data.images import ImageHeader, read_header, read_image
-from medgen_jax.data.listing import Listing, Panel
+from medgen_jax.data.images import ImageHeader, View, read_header, read_image
+from medgen_jax.data.listing import Box, Listing, Panel
 from medgen_jax.data.transforms import resize
 
 #: Folders whose decoded images fit into this many bytes are kept in memory once decoded. The
@@ -24,6 +25,7 @@ from medgen_jax.data.transforms import resize
 MEMORY_BYTES = 4 << 30
 
 _HEADER_THREADS = 16
+_DEFAULT = View()
 
 
 class Table(abc.ABC):
@@ -33,11 +35,16 @@ class Table(abc.ABC):
       names: image columns.
       labels: label columns: name -> (records,) integers; may be empty.
       classes: label column -> names of its values 0, 1, ..., where they have names.
+      values: value column -> (records,) ``float32``, NaN where unknown; may be empty.
+      boxes: box column -> for each record (n, 4) ``float32``: x and y of the upper left corner, width,
+        height, in pixels of the record's first image as this table returns it; may be empty.
     """
 
     names: tuple[str, ...]
     labels: Mapping[str, np.ndarray]
     classes: Mapping[str, tuple[str, ...]]
+    values: Mapping[str, np.ndarray] = MappingProxyType({})
+    boxes: Mapping[str, Sequence[np.ndarray]] = MappingProxyType({})
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -55,13 +62,18 @@ class Table(abc.ABC):
     def origin(self, index: int, name: str) -> str:
         """Where an image comes from, for messages."""
 
+    def record_id(self, index: int) -> str:
+        """What a record is called in outputs: its number, where it has no name."""
+        return str(index)
+
     @abc.abstractmethod
     def select(self, *names: str) -> Table:
         """The same records with some of the image columns; shares the decoded images."""
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """One record: image columns, and labels as ``int32`` scalars."""
-        return self.images(index) | {name: np.int32(values[index]) for name, values in self.labels.items()}
+        """One record: image columns, labels as ``int32`` and values as ``float32`` scalars."""
+        numbers = {name: np.float32(values[index]) for name, values in self.values.items()}
+        return self.images(index) | {name: np.int32(values[index]) for name, values in self.labels.items()} | numbers
 
 
 class ArrayTable(Table):
@@ -114,6 +126,7 @@ class FileTable(Table):
     Args:
       records: a `Listing`, or plain columns: name -> files, all of the same length.
       load_size: resize every image to this square (bicubic) as it is decoded; None keeps sizes.
+      view: how samples that are not 8 or 16 unsigned bits become levels.
 
     Attributes:
       groups: patient or slide of each record, empty when unknown. They do not travel: a pickled
@@ -124,19 +137,30 @@ class FileTable(Table):
         divided into its panels.
     """
 
-    def __init__(self, records: Listing | Mapping[str, Sequence[Path]], load_size: int | None = None):
+    def __init__(
+        self,
+        records: Listing | Mapping[str, Sequence[Path]],
+        load_size: int | None = None,
+        view: View = _DEFAULT,
+    ):
         if not isinstance(records, Listing):
             records = Listing({name: tuple(files) for name, files in records.items()})
         self.names = tuple(records.columns)
         self.labels = {name: np.asarray(values, np.int32) for name, values in records.labels.items()}
         self.classes = dict(records.classes)
+        self.values = {name: np.asarray(values, np.float32) for name, values in records.values.items()}
         self.groups = records.groups
         self._ids = records.ids
         self._files = dict(records.columns)
         self._panels = dict(records.panels)
+        self._grey = frozenset(records.grey)
         self._load_size = load_size
-        read = {files: read_headers(files) for files in set(self._files.values())}
+        self._view = view
+        read = {files: read_headers(files, view) for files in set(self._files.values())}
         self._headers = {name: self._cut(name, read[files]) for name, files in self._files.items()}
+        for name in self._grey:
+            self._headers[name] = [header._replace(channels=1) for header in self._headers[name]]
+        self.boxes = {name: self._scaled(boxes) for name, boxes in records.boxes.items()}
         self._kept: dict[str, list[np.ndarray | None]] | None = None
 
     @property
@@ -177,10 +201,12 @@ class FileTable(Table):
         if image is None:
             file = self._files[name][index]
             if file not in decoded:
-                decoded[file] = read_image(file)
+                decoded[file] = read_image(file, view=self._view)
             image = decoded[file]
             if name in self._panels:
                 image = np.ascontiguousarray(panel_of(image, self._panels[name]))
+            if name in self._grey:
+                image = luma(image)
             if self._load_size is not None:
                 image = resize(image, self._load_size, self._load_size)
             image.flags.writeable = False
@@ -200,6 +226,16 @@ class FileTable(Table):
                     "config.data.panels to their number, or config.data.layout=images if it shows one picture"
                 )
         return [header._replace(width=header.width // count) for header in headers]
+
+    def _scaled(self, boxes: Sequence[Sequence[Box]]) -> tuple[np.ndarray, ...]:
+        """Boxes of each record on its first image as it is returned."""
+        scaled = []
+        for own, (height, width, *_) in zip(boxes, self._headers[self.names[0]], strict=True):
+            box = np.array(own, np.float64).reshape(-1, 4)
+            if self._load_size is not None:
+                box *= self._load_size / np.array([width, height, width, height])
+            scaled.append(box.astype(np.float32))
+        return tuple(scaled)
 
     def header(self, index: int, name: str) -> ImageHeader:
         return self._headers[name][index]
@@ -224,20 +260,27 @@ def header_of(image: np.ndarray) -> ImageHeader:
     return ImageHeader(*image.shape, 8 * image.dtype.itemsize)
 
 
+def luma(image: np.ndarray) -> np.ndarray:
+    """One channel (h, w, 1) of a grey or RGB image: the luma of ITU-R BT.601, rounded; grey stays as it is."""
+    if image.shape[-1] == 1 or (image == image[..., :1]).all():
+        return np.ascontiguousarray(image[..., :1])
+    return np.rint(image @ np.array([[0.299], [0.587], [0.114]])).astype(image.dtype)
+
+
 def panel_of(image: np.ndarray, panel: Panel) -> np.ndarray:
     """One panel of an HWC image whose width is a multiple of their number; a view."""
     width = image.shape[1] // panel.count
     return image[:, panel.index * width : (panel.index + 1) * width]
 
 
-def read_headers(files: Sequence[Path]) -> list[ImageHeader]:
-    """Headers of many files, read side by side.
+def read_headers(files: Sequence[Path], view: View = _DEFAULT) -> list[ImageHeader]:
+    """Headers of many files as `images.read_image` returns them, read side by side.
 
     Raises:
       UserError: for the first bad file.
     """
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        return list(pool.map(read_header, files))
+        return list(pool.map(lambda file: read_header(file, view), files))
 
 
 def keep_what_fits(tables: Sequence[FileTable], budget: int = MEMORY_BYTES) -> bool:

@@ -14,7 +14,7 @@ from medgen_jax.core.config import DataConfig
 from medgen_jax.core.errors import UserError
 from medgen_jax.data import sources
 from medgen_jax.data.checks import table_for
-from medgen_jax.data.tables import FileTable, Table
+from medgen_jax.data.tables import Table
 from medgen_jax.data.transforms import evaluation_view
 from medgen_jax.sampling import LoadedSampler
 
@@ -54,7 +54,7 @@ class Column:
 
     def record_id(self, index: int) -> str:
         """File name without suffix; the place of the record where there are no files."""
-        return self.table.record_id(index) if isinstance(self.table, FileTable) else str(index)
+        return self.table.record_id(index)
 
 
 @dataclass(frozen=True)

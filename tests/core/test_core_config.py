@@ -9,7 +9,7 @@ import pytest
 import toy_system
 
 from medgen_jax.core import config as configs
-from medgen_jax.core.config import DataConfig, Layout, TrainConfig
+from medgen_jax.core.config import DataConfig, Layout, Nan, TrainConfig
 from medgen_jax.core.errors import UserError
 from medgen_jax.systems import pix2pix
 
@@ -78,6 +78,34 @@ def test_shared_ranges(room, name, value):
         configs.validate_shared(data, train)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"range_low": -1.0}, r"data\.range_high = None: give both ends"),
+        ({"range_high": -1.0}, r"data\.range_high = -1\.0: give both ends.*range_low = None"),
+        ({"range_low": 2.0, "range_high": 2.0}, r"data\.range_high = 2\.0: must not be data\.range_low"),
+        ({"range_low": float("nan"), "range_high": 2.0}, r"data\.range_low = nan: must be finite"),
+        ({"range_low": 0.0, "range_high": float("inf")}, r"data\.range_high = inf: must be finite"),
+        ({"range_low": 0.0, "range_high": 1.0, "window": "full"}, r"data\.window = 'full': does not go with"),
+        ({"nan": Nan.LOW}, r"data\.nan = 'low': is for a declared range"),
+        ({"window": "wide"}, r"data\.window = 'wide': must be file, full, or CENTRE,WIDTH"),
+        ({"window": "40"}, r"data\.window = '40'"),
+        ({"window": "40,0.5"}, r"data\.window = '40,0\.5'.*at least 1"),
+        ({"window": "nan,400"}, r"data\.window = 'nan,400'"),
+        ({"window": "1,2,3"}, r"data\.window = '1,2,3'"),
+    ],
+)
+def test_impossible_greyscales_are_named(fields, message):
+    with pytest.raises(UserError, match=message):
+        configs.validate_shared(DataConfig(**fields), TrainConfig(steps=10))
+
+
+def test_greyscales():
+    for fields in ({"range_low": 1.0, "range_high": 0.0, "nan": Nan.LOW}, {"window": "-600,1500"}, {"window": "full"}):
+        configs.validate_shared(DataConfig(**fields), TrainConfig(steps=10))
+    assert [configs.parse_window(text) for text in ("file", "full", " -600, 1500")] == ["file", "full", (-600, 1500)]
+
+
 def test_the_engine_fills_its_fields_once():
     config = configs.resolve(toy(batch_size=4), num_train=10)
     assert (config.num_train, config.steps_per_epoch) == (10, 3)  # the crossing batch belongs to the epoch it ends
@@ -93,6 +121,7 @@ def test_length_in_steps_or_epochs():
 def test_json_and_back():
     config = configs.resolve(pix2pix.Config(), 5)
     config.data.layout, config.data.load_size = Layout.PAIRED, 300
+    config.data.range_low, config.data.range_high, config.data.nan = -1000.0, 1000.0, Nan.LOW
     stored = json.loads(json.dumps(configs.to_dict(config)))
     assert stored["data"]["layout"] == "paired" and stored["model"]["norm"] == "batch"
     assert configs.from_dict(pix2pix.Config, stored) == config

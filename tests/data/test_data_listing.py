@@ -156,7 +156,7 @@ def strip(tmp_path):
 
 def test_panels_are_cut_from_one_decoding(strip, monkeypatch):
     read, decoded = tables_module.read_image, []
-    monkeypatch.setattr(tables_module, "read_image", lambda path: decoded.append(path) or read(path))
+    monkeypatch.setattr(tables_module, "read_image", lambda path, **view: decoded.append(path) or read(path, **view))
     table = FileTable(Listing({"a": strip, "b": strip}, panels={"a": Panel(2, 3), "b": Panel(0, 3)}))
     assert table.header(0, "a") == (6, 4, 1, 8)
     assert table.nbytes == 2 * 6 * 4

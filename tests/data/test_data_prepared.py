@@ -15,7 +15,7 @@ from medgen_jax.core.errors import UserError
 from medgen_jax.core.manifest import read
 from medgen_jax.core.streams import Field, Stream
 from medgen_jax.data import builders
-from medgen_jax.data.builders import BUILDERS, builder_class, prepare
+from medgen_jax.data.builders import BUILDERS, builder, prepare
 from medgen_jax.data.checks import check_tables
 from medgen_jax.data.images import read_image, write_image
 from medgen_jax.data.manifest import verify
@@ -213,7 +213,7 @@ def test_disk_errors_give_one_message(source, tmp_path, monkeypatch):
 
 
 def test_bad_sources_are_refused(source, tmp_path):
-    with pytest.raises(UserError, match="unknown; the data sets are paired_folder, unpaired_folder"):
+    with pytest.raises(UserError, match="unknown; the data sets are .*kermany.*, paired_folder, .*unpaired_folder"):
         prepare("camelyon", source, tmp_path / "out")
     with pytest.raises(UserError, match="no such directory"):
         prepare("paired_folder", tmp_path / "no", tmp_path / "out")
@@ -222,7 +222,7 @@ def test_bad_sources_are_refused(source, tmp_path):
     with pytest.raises(UserError, match="--size 0"):
         prepare("paired_folder", source, tmp_path / "out", size=0)
     write_image(source / "val" / "A" / "n1.png", noise(0, (12, 16), 1, np.uint16))
-    with pytest.raises(UserError, match=r"n1\.png: is 16x16 pixels, its partner in A is 12x16"):
+    with pytest.raises(UserError, match=r"n1\.png: is 16x16 pixels, its partner in a is 12x16"):
         prepare("paired_folder", source, tmp_path / "out")
     write_image(source / "val" / "A" / "n1.png", noise(0, (16, 16), 1, np.uint8))
     with pytest.raises(UserError, match=r"n1\.png: has 1 channel\(s\) of 8 bits, others 1 of 16"):
@@ -232,7 +232,7 @@ def test_bad_sources_are_refused(source, tmp_path):
 
 def test_every_registered_builder_can_be_loaded():
     for name in BUILDERS:
-        assert builder_class(name).name == name
+        assert callable(builder(name))
 
 
 # ---- sets of other programs ----------------------------------------------------------------------
@@ -304,7 +304,14 @@ def test_labels_are_read_only_when_asked_for(foreign, monkeypatch):
     config, read = DataConfig(source=str(foreign), crop_size=6, threads=0), []
     table = open_tables(config, "train")["records"]
     whole = type(table)._record
-    monkeypatch.setattr(type(table), "_record", lambda self, index: read.append(index) or whole(self, index))
+
+    def spy(self, index):
+        # Threads of an iterator that was closed before may still be reading ahead.
+        if threading.current_thread() is threading.main_thread():
+            read.append(index)
+        return whole(self, index)
+
+    monkeypatch.setattr(type(table), "_record", spy)
     batches = iterator("records", Stream((("scan", Field((6, 6, 1))),), 1), table, config, seed=0)
     next(batches)
     batches.close()

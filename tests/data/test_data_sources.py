@@ -6,15 +6,17 @@ import pickle
 import threading
 import unicodedata
 
+import dicom_files
 import numpy as np
 import pytest
 
-from medgen_jax.core.config import DataConfig, Layout
+from medgen_jax.core.config import DataConfig, Layout, Nan
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import Field, Stream
+from medgen_jax.data import sources
 from medgen_jax.data import tables as tables_module
 from medgen_jax.data.checks import check_tables
-from medgen_jax.data.images import write_image
+from medgen_jax.data.images import Range, View, quantise, write_image
 from medgen_jax.data.sources import open_tables, splits
 from medgen_jax.data.tables import ArrayTable, FileTable
 
@@ -155,7 +157,7 @@ def test_two_files_of_one_name(paired):
 
 
 def test_one_bad_file_is_named_before_anything_is_decoded(paired, monkeypatch):
-    monkeypatch.setattr(tables_module, "read_image", lambda *a: pytest.fail("decoded"))
+    monkeypatch.setattr(tables_module, "read_image", lambda *a, **k: pytest.fail("decoded"))
     bad = paired / "train" / "A" / "n1.png"
     bad.write_bytes(b"not an image")
     assert str(bad) in refused(DataConfig(source=str(paired)))
@@ -170,7 +172,7 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "change", "message"), CASES, ids=[c[0] for c in CASES])
 def test_check_names_the_file_and_the_remedy(paired, monkeypatch, kind, change, message):
-    monkeypatch.setattr(tables_module, "read_image", lambda *a: pytest.fail("decoded"))
+    monkeypatch.setattr(tables_module, "read_image", lambda *a, **k: pytest.fail("decoded"))
     change(paired / "train" / "A")
     config = DataConfig(source=str(paired), crop_size=16)
     with pytest.raises(UserError, match=rf"n1\.(png|tif): .*{message}"):
@@ -236,7 +238,7 @@ def test_missing_table_column_and_label(unpaired):
 
 def test_images_are_decoded_once_when_they_fit(paired, monkeypatch):
     read, decoded = tables_module.read_image, []
-    monkeypatch.setattr(tables_module, "read_image", lambda path: decoded.append(path) or read(path))
+    monkeypatch.setattr(tables_module, "read_image", lambda path, **view: decoded.append(path) or read(path, **view))
     tables = open_tables(DataConfig(source=str(paired)), "train")
     for _ in range(3):
         tables["a"][1], tables["pairs"][1], tables["b"][1]
@@ -294,3 +296,86 @@ def test_array_table():
     assert table.header(0, "x") == (2, 2, 1, 8)
     with pytest.raises(ValueError, match="different lengths"):
         ArrayTable({"x": images}, {"grade": np.zeros(3)})
+
+
+# ---- greyscales ----------------------------------------------------------------------------------
+
+PHASE = np.linspace(-3, 3, 256, dtype=np.float32).reshape(16, 16)
+
+
+@pytest.fixture
+def phase(tmp_path):
+    """Float phase beside 16-bit colours."""
+    for split in ("train", "val"):
+        write(tmp_path / split / "A" / "n.tif", PHASE)
+        write(tmp_path / split / "B" / "n.tif", picture(40_000, channels=3, dtype=np.uint16))
+    return str(tmp_path)
+
+
+def test_a_declared_range_makes_levels_of_values_and_leaves_colours(phase):
+    with pytest.raises(
+        UserError, match=r"n\.tif: has float32 samples.*set config\.data\.range_low and config\.data\.range_"
+    ):
+        open_tables(DataConfig(source=phase), "train")
+    config = DataConfig(source=phase, bits=16, crop_size=16, range_low=-3.0, range_high=3.0)
+    tables = open_tables(config, "train")
+    assert tables["pairs"].header(0, "a") == (16, 16, 1, 16)
+    for table in (tables["pairs"], pickle.loads(pickle.dumps(tables["pairs"]))):
+        record = table[0]
+        np.testing.assert_array_equal(record["a"][..., 0].ravel(), np.arange(256) * 257)
+        assert (record["b"] == 40_000).all()
+    fields = (("a", Field((16, 16, 1), "uint16")), ("b", Field((16, 16, 3), "uint16")))
+    check_tables(tables, {"pairs": Stream(fields, 2)}, config)
+
+
+def test_nan_becomes_the_low_end_on_request(phase, tmp_path):
+    values = PHASE.copy()
+    values[0, :2] = np.nan, np.inf
+    write(tmp_path / "train" / "A" / "n.tif", values)
+    config = DataConfig(source=phase, range_low=-3.0, range_high=3.0)
+    with pytest.raises(UserError, match=r"n\.tif: 2 of 256 samples are NaN or infinite"):
+        open_tables(config, "train")["a"][0]
+    config.nan = Nan.LOW
+    image = open_tables(config, "train")["a"][0]["a"][..., 0]
+    np.testing.assert_array_equal(image.ravel()[:3], [0, 0, 2 * 257])
+
+
+@pytest.mark.parametrize(
+    ("fields", "ends"),
+    [
+        ({}, (-160, 239)),  # the file's own window, both ends counted
+        ({"window": "full"}, (-1024, 3071)),
+        ({"window": "-600,1500"}, (-1350, 149)),
+        ({"range_low": -1000.0, "range_high": 1000.0}, (-1000, 1000)),
+        ({"range_low": 1000.0, "range_high": -1000.0}, (1000, -1000)),
+    ],
+)
+def test_greyscales_of_computed_tomography(tmp_path, fields, ends):
+    stored = np.linspace(0, 4095, 256).round().reshape(16, 16).astype(np.uint16)
+    window = {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400, "RescaleType": "HU"}
+    (tmp_path / "train").mkdir()
+    dicom_files.write(tmp_path / "train" / "1.2.840", stored, stored=12, **window)
+    config = DataConfig(source=str(tmp_path), layout=Layout.IMAGES, bits=16, **fields)
+    levels = open_tables(config, "train")["records"][0]["image"]
+    np.testing.assert_array_equal(levels[..., 0], quantise(stored.astype(np.float64) - 1024, *ends))
+
+
+def test_panels_share_one_decoding_through_the_view(tmp_path):
+    write(tmp_path / "train" / "n.tif", np.concatenate([PHASE, -PHASE], 1))
+    config = DataConfig(source=str(tmp_path), layout=Layout.PANELS, range_low=-3.0, range_high=3.0)
+    record = open_tables(config, "train")["pairs"][0]
+    np.testing.assert_array_equal(record["a"], 65535 - record["b"])
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_layouts_of_values_are_found_without_their_range(tmp_path, width):
+    write(tmp_path / "train" / "n.tif", np.concatenate([PHASE] * width, 1))
+    tables = open_tables(DataConfig(source=str(tmp_path), range_low=-3.0, range_high=3.0), "train")
+    assert ("pairs" in tables) is (width == 2)
+
+
+def test_the_view_of_a_configuration():
+    assert sources.view(DataConfig()) == View()
+    declared = DataConfig(range_low=-1.0, range_high=2.0, nan=Nan.LOW)
+    assert sources.view(declared) == View(range=Range(-1, 2), nan="low")
+    assert sources.view(DataConfig(window="40,400")) == View(window=(40, 400))

@@ -19,11 +19,14 @@ def blended(grid, tiles):
 def test_tiles_cover_overlap_and_stay_inside(height, width, overlap):
     grid = Grid(height, width, 64, overlap)
     for starts, length in ((grid.tops, height), (grid.lefts, width)):
-        assert starts[0] == 0 and starts[-1] + 64 == max(length, 64)
+        step = {0: 8, 1: 4, 16: 4, 63: 1}[overlap]
+        assert starts[0] == 0 and max(length, 64) <= starts[-1] + 64 < max(length, 64) + step
+        assert not np.any(np.array(starts) % step)
         gaps = np.diff(starts)
         assert (gaps <= 64 - overlap).all() and (gaps > 0).all()
         # One tile fewer would not do.
-        assert len(starts) == 1 or (len(starts) - 1) * (64 - overlap) + overlap < length
+        furthest = (64 - overlap) // step * step
+        assert len(starts) == 1 or (len(starts) - 2) * furthest + 64 < length
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -34,6 +37,27 @@ def test_cut_and_blend_give_the_image_back(height, width, overlap):
     tiles = [grid.cut(image, *corner) for corner in grid.corners]
     assert {t.shape for t in tiles} == {(64, 64, 2)}
     np.testing.assert_allclose(blended(grid, tiles), image, atol=2e-6)
+
+
+def test_large_tiles_begin_where_a_network_of_four_halvings_sees_the_same_cells():
+    grid = Grid(2048, 2967, 256, 64)
+    assert not [start for start in (*grid.tops, *grid.lefts) if start % 16]
+    assert grid.tops[-1] == 2048 - 256 and grid.lefts[-1] == 2720
+    assert len(grid.tops) == 11 and np.diff(grid.tops).max() <= 192
+
+
+def test_tiles_of_a_network_with_strides_are_those_of_the_whole_image():
+    """A mean over cells of 4 pixels: exact wherever tiles begin at cells, wrong anywhere else."""
+    image = np.random.default_rng(0).normal(size=(203, 301, 1)).astype(np.float32)
+    grid = Grid(203, 301, 64, 16)
+
+    def cells(tile):
+        height, width = (-(-length // 4) * 4 for length in tile.shape[:2])
+        tile = np.pad(tile, [(0, height - tile.shape[0]), (0, width - tile.shape[1]), (0, 0)], mode="symmetric")
+        return tile.reshape(height // 4, 4, width // 4, 4, 1).mean((1, 3)).repeat(4, 0).repeat(4, 1)
+
+    made = blended(grid, [cells(grid.cut(image, *corner)) for corner in grid.corners])
+    np.testing.assert_allclose(made, cells(image)[:203, :301], atol=2e-6)
 
 
 def test_short_images_are_continued_by_reflection():

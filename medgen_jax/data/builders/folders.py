@@ -1,153 +1,106 @@
-"""TFDS builders for image folders: raw ``uint8`` or ``uint16`` tensors, one per column.
-
-A record holds its images and ``id``, the split and file name it came from, because TFDS stores
-records in hashed order. TensorFlow is not needed.
-"""
+"""What ``config.data.source`` takes, as sources of prepared sets: folders of images and CSV files."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import tensorflow_datasets as tfds
-
-from medgen_jax.core.config import Layout
+from medgen_jax.core.config import DataConfig, Layout
 from medgen_jax.core.errors import UserError
-from medgen_jax.data import layouts
-from medgen_jax.data.tables import FileTable
-
-_CHUNK = 64  # records decoded side by side
+from medgen_jax.data import layouts, sources
+from medgen_jax.data.listing import Listing
 
 
-class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes `FileTable` objects, one per split, as a TFDS set.
+def open_folder(
+    source: Path, *, layout: Layout = Layout.AUTO, panels: int = 2, panel_a: int = 0, panel_b: int = 1
+) -> dict[str, Listing]:
+    """A folder in any of the layouts that training reads: classes, images, pairs, panels, two domains.
 
     Args:
-      tables: split name -> table; all with the same columns.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-    # TFDS looks for a list of download checksums beside the class, by way of a package that it does
-    # not install itself. There is none: nothing is downloaded.
-    code_path = None
-
-    def __init__(self, *, tables: Mapping[str, FileTable], **kwargs: Any):
-        self._tables = dict(tables)
-        super().__init__(**kwargs)
-
-    @classmethod
-    def write(cls, tables: Mapping[str, FileTable], data_dir: Path, config_name: str) -> Path:
-        """Decode and write all splits below ``data_dir``; returns the directory of the version.
-
-        Raises:
-          OSError: when the place cannot be written, or is full.
-        """
-        if not sys.stderr.isatty():
-            tfds.disable_progress_bar()
-        config = tfds.core.BuilderConfig(name=config_name, version=cls.VERSION)
-        builder = cls(tables=tables, data_dir=data_dir, config=config, file_format="array_record")
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
-                builder.download_and_prepare()
-        except RuntimeError as error:
-            # How the ArrayRecord writer reports a full disk.
-            if "write() failed" not in str(error):
-                raise
-            raise OSError(str(error).split("write() failed:")[1].split(";")[0].strip()) from error
-        return Path(builder.data_dir)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        names = next(iter(self._tables.values())).names
-        features = {name: _feature(name, list(self._tables.values())) for name in names}
-        # Built by hand: the usual helper looks for metadata files beside a registered builder.
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict({**features, "id": tfds.features.Text()})
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        return {split: self._generate_examples(split) for split in self._tables}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        table = self._tables[split]
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(table), _CHUNK):
-                chunk = range(start, min(start + _CHUNK, len(table)))
-                for index, images in zip(chunk, pool.map(table.images, chunk), strict=True):
-                    name = table.record_id(index)
-                    yield name, {**images, "id": f"{split}/{name}"}
-
-
-class PairedFolder(ImageFolder):
-    """``{train,val,test}/{A,B}/name.png`` as splits with features ``a`` and ``b``."""
-
-    @classmethod
-    def open_source(cls, source: Path, size: int | None) -> dict[str, FileTable]:
-        """Tables by split.
-
-        Raises:
-          UserError: as `medgen_jax.data.layouts.list_split`; and for pairs of different size.
-        """
-        layouts.find_layout(source, Layout.PAIRED)
-        tables = {}
-        for split in layouts.present_splits(source, Layout.PAIRED):
-            tables[split] = FileTable(layouts.list_split(source, split, Layout.PAIRED), size)
-            if size is None:
-                _refuse_unequal_pairs(tables[split])
-        return tables
-
-
-class UnpairedFolder(ImageFolder):
-    """``trainA trainB testA testB`` as splits of these names with one feature ``image``."""
-
-    @classmethod
-    def open_source(cls, source: Path, size: int | None) -> dict[str, FileTable]:
-        """Tables by split and side.
-
-        Raises:
-          UserError: as `medgen_jax.data.layouts.list_split`.
-        """
-        layouts.find_layout(source, Layout.UNPAIRED)
-        tables = {}
-        for split in layouts.present_splits(source, Layout.UNPAIRED):
-            for column, files in layouts.list_split(source, split, Layout.UNPAIRED).items():
-                tables[f"{split}{layouts.SIDES[column]}"] = FileTable({"image": files}, size)
-        return tables
-
-
-def _refuse_unequal_pairs(table: FileTable) -> None:
-    for index in range(len(table)):
-        a, b = table.header(index, "a"), table.header(index, "b")
-        if a[:2] != b[:2]:
-            raise UserError(
-                f"{table.origin(index, 'b')}: is {b.height}x{b.width} pixels, its partner in A is "
-                f"{a.height}x{a.width}; a pair must show the same field: cut them alike, or give --size"
-            )
-
-
-def _feature(name: str, tables: list[FileTable]) -> tfds.features.Tensor:
-    """The TFDS feature of one column; a side whose length varies over the records is left open.
+      source: the folder.
+      layout: as config.data.layout.
+      panels: pictures side by side in one file, for layout=panels.
+      panel_a: which of them is a, counted from the left.
+      panel_b: which of them is b.
 
     Raises:
-      UserError: naming the first image whose channels or bits differ from the others'.
+      UserError: as `medgen_jax.data.sources.list_tables`.
     """
-    first = tables[0].header(0, name)
-    sizes = set()
-    for table in tables:
-        for index in range(len(table)):
-            header = table.header(index, name)
-            if header[2:] != first[2:]:
-                raise UserError(
-                    f"{table.origin(index, name)}: has {header.channels} channel(s) of {header.bits} bits, others "
-                    f"{first.channels} of {first.bits}; convert it, all files of a column alike"
-                )
-            sizes.add(table.stored_size(index, name))
-    heights, widths = ({size[axis] for size in sizes} for axis in (0, 1))
-    shape = (*(lengths.pop() if len(lengths) == 1 else None for lengths in (heights, widths)), first.channels)
-    # As bytes: TFDS stores plain tensors as lists of 64-bit integers.
-    return tfds.features.Tensor(shape=shape, dtype=np.dtype(f"uint{first.bits}").type, encoding="bytes")
+    if layout in (Layout.CSV, Layout.PREPARED):
+        raise UserError(f"--set layout={layout.value}: a folder is asked for; prepare a CSV file with --dataset csv")
+    config = DataConfig(source=_plain(source), layout=layout, panels=panels, panel_a=panel_a, panel_b=panel_b)
+    return _all_splits(config)
+
+
+def open_paired(source: Path) -> dict[str, Listing]:
+    """``{train,val,test}/{A,B}/name.png`` as splits with columns ``a`` and ``b``.
+
+    Args:
+      source: the folder.
+
+    Raises:
+      UserError: as `medgen_jax.data.layouts.list_split`.
+    """
+    return open_folder(source, layout=Layout.PAIRED)
+
+
+def open_unpaired(source: Path) -> dict[str, Listing]:
+    """``trainA trainB testA testB`` as splits of these names with one column ``image``.
+
+    Args:
+      source: the folder.
+
+    Raises:
+      UserError: as `medgen_jax.data.layouts.list_split`.
+    """
+    return open_folder(source, layout=Layout.UNPAIRED)
+
+
+def open_csv(
+    source: Path,
+    *,
+    csv_root: Path | None = None,
+    unpaired: bool = False,
+    shares: tuple[float, ...] = (0.8, 0.1, 0.1),
+    split_seed: int = 0,
+) -> dict[str, Listing]:
+    """A CSV file as `medgen_jax.data.csv_manifest` describes it.
+
+    Args:
+      source: the CSV file.
+      csv_root: folder that its paths start from; none: the one it lies in.
+      unpaired: take the two paths of a line for images of two domains, not for a pair.
+      shares: of train, val and test in patients, where there is no column split.
+      split_seed: deals those patients anew.
+
+    Raises:
+      UserError: as `medgen_jax.data.csv_manifest.read_manifest`.
+    """
+    layout = Layout.UNPAIRED if unpaired else Layout.CSV
+    if not source.is_file():
+        raise UserError(f"--source {source}: is a folder; name the CSV file, or take --dataset folder")
+    config = DataConfig(
+        source=_plain(source), layout=layout, shares=shares, split_seed=split_seed, csv_root=csv_root and str(csv_root)
+    )
+    return _all_splits(config)
+
+
+def _plain(source: Path) -> str:
+    """A path that is never taken for the name of a packaged set."""
+    return str(source.absolute())
+
+
+def _all_splits(config: DataConfig) -> dict[str, Listing]:
+    """Splits by name; the sides of unpaired ones are splits of their own, such as trainA."""
+    found: dict[str, Listing] = {}
+    for split in sources.splits(config):
+        for table, listing in sources.list_tables(config, split).items():
+            if table in layouts.SIDES:
+                found[f"{split}{layouts.SIDES[table]}"] = _one_column(listing, table)
+            else:
+                found[split] = listing
+    return found
+
+
+def _one_column(listing: Listing, side: str) -> Listing:
+    """One domain of an unpaired set, its column called image in both."""
+    return Listing({"image": listing.columns[side]}, listing.labels, listing.classes, listing.ids, listing.groups)

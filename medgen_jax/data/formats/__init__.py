@@ -1,6 +1,7 @@
 """One file per family of image formats; `medgen_jax.data.images` is their face.
 
 samples   what is read from a file: headers, ranges, views; levels and physical values
+storage   how samples lie in a file, and how large its pixels are
 budget    how much a file may ask for, checked before anything is decoded
 raster    PNG, JPEG, BMP              tiff      TIFF; tiff_segments: its strips and tiles
 dicom     data sets and greyscales    dicom_frames, codestream: pixels of one frame; dicom_write

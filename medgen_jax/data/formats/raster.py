@@ -27,6 +27,7 @@ from medgen_jax.data.formats.samples import (
     refuse,
     to_levels,
     upright,
+    upright_size,
     without_alpha,
 )
 
@@ -49,10 +50,9 @@ def describe(source: Source, view: View) -> Described:
         if getattr(image, "n_frames", 1) != 1:
             raise UserError(f"{source}: is an animation of {image.n_frames} frames; save one image per file")
         # The base class, because PngImageFile.getexif decodes the pixels first.
-        turned = Image.Image.getexif(image).get(ORIENTATION, 1) in (5, 6, 7, 8)
-        height, width = (image.width, image.height) if turned else (image.height, image.width)
+        size = upright_size(image.height, image.width, Image.Image.getexif(image).get(ORIENTATION, 1))
         channels = 1 if rawmode.startswith("LA") else _CHANNELS[image.mode]
-        stored = ImageHeader(height, width, channels, 16 if ";16" in rawmode else 8)
+        stored = ImageHeader(*size, channels, 16 if ";16" in rawmode else 8)
     bits, span = plan(source, np.dtype(f"uint{stored.bits}"), view)
     return Described(stored._replace(bits=bits), span, stored.nbytes)
 
@@ -102,9 +102,7 @@ def _pixels(source: Source) -> np.ndarray:
     array = hwc(array)
     if key is not None and (array == np.asarray(key, array.dtype)).all(axis=-1).any():
         raise refuse(source, "has transparent pixels")
-    if array.shape[-1] in (2, 4):
-        array = without_alpha(source, array)
-    return upright(array, orientation)
+    return upright(without_alpha(source, array), orientation)
 
 
 def _rawmode(image: Image.Image) -> str:

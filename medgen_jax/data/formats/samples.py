@@ -245,17 +245,24 @@ def upright(array: np.ndarray, orientation: int) -> np.ndarray:
     return array
 
 
+def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """Height and width of an image once `upright`."""
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
 def hwc(array: np.ndarray) -> np.ndarray:
     """HW or HWC as HWC."""
     return array[..., None] if array.ndim == 2 else array
 
 
 def without_alpha(source: Source, array: np.ndarray) -> np.ndarray:
-    """Drop a last channel that is fully opaque everywhere.
+    """An HWC array without the last of 2 or 4 channels; grey and RGB stay as they are.
 
     Raises:
-      UserError: when it is not.
+      UserError: when that channel is not fully opaque everywhere.
     """
+    if array.shape[-1] not in (2, 4):
+        return array
     if array[..., -1].min() != np.iinfo(array.dtype).max:
         raise refuse(source, "its alpha (or extra) channel is not fully opaque")
     return array[..., :-1]

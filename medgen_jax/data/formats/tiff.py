@@ -28,6 +28,7 @@ from medgen_jax.data.formats.samples import (
     refuse,
     to_levels,
     upright,
+    upright_size,
     without_alpha,
 )
 
@@ -50,12 +51,11 @@ def describe(source: Source, view: View) -> Described:
         if page.samplesperpixel != stored + extra or extra > 1 or page.imagedepth != 1:
             raise refuse(source, f"has {page.samplesperpixel} samples per pixel and {page.imagedepth} plane(s)")
         _check_layout(source, page, dtype)
-        turned = page.tags.valueof(ORIENTATION, 1) in (5, 6, 7, 8)
         height, width = page.imagelength, page.imagewidth
+        size = upright_size(height, width, page.tags.valueof(ORIENTATION, 1))
         nbytes = height * width * max(channels + extra, stored) * dtype.itemsize
         nbytes += tiff_segments.nbytes(page, dtype)
     bits, span = plan(source, dtype, view)
-    size = (width, height) if turned else (height, width)
     return Described(ImageHeader(*size, channels, bits), span, nbytes)
 
 
@@ -66,8 +66,7 @@ def decode(source: Source, view: View) -> np.ndarray:
         if not _through_pillow(page):
             array = tiff_segments.read(tiff.filehandle, page, _dtype(source, page))
             array = np.invert(array) if _colour(page) == "MINISWHITE" else array
-            array = without_alpha(source, array) if page.extrasamples else array
-            array = upright(array, page.tags.valueof(ORIENTATION, 1))
+            array = upright(without_alpha(source, array), page.tags.valueof(ORIENTATION, 1))
         else:
             array = None
     array = _libtiff_pixels(source, index) if array is None else array
@@ -160,5 +159,4 @@ def _libtiff_pixels(source: Source, place: int) -> np.ndarray:
             array = np.asarray(image)
         else:
             raise refuse(source, f"colour mode {image.mode} is not supported")
-    array = hwc(array)
-    return without_alpha(source, array) if array.shape[-1] in (2, 4) else array
+    return without_alpha(source, hwc(array))
