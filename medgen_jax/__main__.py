@@ -12,6 +12,7 @@ VERBS = {
     "train": "train a system: --config FILE --workdir DIR; the same command resumes",
     "datacheck": "look at a data set before training: all faults, copies, odd files, with a page of pictures",
     "prepare": "decode a folder of images once into records that read fast",
+    "defocus": "blur in-focus images as a microscope would: pairs for systems that restore focus",
     "translate": "run a trained system over a folder of images",
     "evaluate": "judge generated images, or a run on a split of its data: numbers with intervals",
     "convert": "bring reference PyTorch weights into a run directory",

@@ -144,7 +144,7 @@ def test_sampling_imports_jax_alone():
 
 
 @pytest.mark.parametrize(
-    "main", ["train", "datacheck", "prepare", "translate", "evaluate", "convert", "weights", "doctor"]
+    "main", ["train", "datacheck", "prepare", "defocus", "translate", "evaluate", "convert", "weights", "doctor"]
 )
 def test_mains_are_thin(root, main):
     path = root / "medgen_jax" / f"{main}.py"

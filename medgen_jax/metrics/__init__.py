@@ -13,5 +13,6 @@ pairs of images    paired, ssim, structure, haarpsi, masked, colour (colour_diff
 sets of features   frechet (FID), kernel (KID), manifold (precision, recall, density, coverage), memorisation/
 sets of images     intensity, spectra; baselines: answers without a network
 maps               anomaly (anomaly_maps), localisation, boxes, ranking (AUROC, AUPRC); attribution (CAM, Grad-CAM)
+single images      focus: sharpness, one number per image
 how sure           intervals, resampling
 """

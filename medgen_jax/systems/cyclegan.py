@@ -29,10 +29,11 @@ from medgen_jax.losses.adversarial import discriminator_loss, generator_loss
 from medgen_jax.nn import lpips
 from medgen_jax.nn.patchgan import PatchGAN
 from medgen_jax.nn.resnet_generator import ResNetGenerator
+from medgen_jax.ops.defocus import Optics, random_defocus
 from medgen_jax.ops.scale import to_unit
 from medgen_jax.systems import image_pool, options, registered_pairs, updates
 from medgen_jax.systems.base import Batch, Evaluator, Metrics, Preview, Sampler, System, TrainState, new_state
-from medgen_jax.systems.cyclegan_options import LossConfig, ModelConfig, Pairs, validate
+from medgen_jax.systems.cyclegan_options import DefocusConfig, LossConfig, ModelConfig, Pairs, validate
 from medgen_jax.systems.options import OptimConfig
 
 PyTree = Any
@@ -52,6 +53,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     pairs: Pairs = Pairs.NONE
+    defocus: DefocusConfig = field(default_factory=DefocusConfig)  # for pairs=synthetic
     pool: int = 50  # generated images remembered per direction
     num_train: Optional[int] = None  # written by the engine
     steps_per_epoch: Optional[int] = None  # written by the engine
@@ -109,6 +111,8 @@ def build(config: Config) -> "CycleGAN":
         penalty=loss.penalty.value,
         paired=loss.paired,
         pairs=config.pairs.value,
+        optics=config.defocus.optics if config.pairs is Pairs.SYNTHETIC else None,
+        distances=(config.defocus.z_min, config.defocus.z_max),
         pool=config.pool,
         ema_decay=config.optim.ema,
         dtype=dtype,
@@ -137,6 +141,8 @@ class CycleGAN(System):
     penalty: str
     paired: float
     pairs: str
+    optics: Optics | None
+    distances: tuple[float, float]
     pool: int
     ema_decay: float
     dtype: Any
@@ -145,13 +151,15 @@ class CycleGAN(System):
 
     @property
     def streams(self) -> dict[str, Stream]:
-        """``a`` and ``b``, unrelated, and ``pairs`` where wanted; or ``pairs`` alone. The first counts the images."""
+        """``a`` and ``b``, unrelated, and ``pairs`` where wanted; ``pairs`` alone; or ``b`` alone, in focus."""
         settings = ("config.model.a_channels", "config.model.b_channels")
         fields = registered_pairs.fields(self.size, self.channels, self.wire, settings)
         registered = {"pairs": Stream(tuple(fields.items()), self.batch_size)}
         if self.pairs == "all":
             return registered
         unpaired = {name: Stream(((name, field),), self.batch_size) for name, field in fields.items()}
+        if self.optics:
+            return {"b": unpaired["b"]}
         return unpaired | registered if self.pairs == "extra" else unpaired
 
     @property
@@ -191,8 +199,16 @@ class CycleGAN(System):
 
     # -- the step --------------------------------------------------------------------------------
 
-    def _domains(self, batch: Batch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    def _defocused(self, record: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+        """A record with a made from b, each image by a distance of its own."""
+        b = to_unit(record["b"])
+        return {**record, "a": random_defocus(key, b, self.optics, self.distances)[0], "b": b}
+
+    def _domains(self, batch: Batch, key: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Images of both domains, and those of registered pairs (empty where there are none)."""
+        if self.optics:
+            pairs = self._defocused(batch["b"], key)
+            return pairs, pairs
         pairs = {name: to_unit(x) for name, x in batch.get("pairs", {}).items()}
         if self.pairs == "all":
             return pairs, pairs
@@ -200,8 +216,8 @@ class CycleGAN(System):
 
     def train_step(self, state: TrainState, batch: Batch, frozen: Mapping[str, PyTree]) -> tuple[TrainState, Metrics]:
         """Generators against the old discriminators; discriminators on the same images through the pools."""
-        real, pairs = self._domains(batch)
-        keys = rng.named(jax.random.fold_in(state.key, state.step), "pool_a", "pool_b")
+        keys = rng.named(jax.random.fold_in(state.key, state.step), "pool_a", "pool_b", "defocus")
+        real, pairs = self._domains(batch, keys["defocus"])
 
         def generator_loss_of(params: PyTree) -> tuple[jax.Array, Any]:
             fake, terms = self._generator_terms(params, state.params, real, pairs, frozen)
@@ -321,14 +337,19 @@ class CycleGAN(System):
     @property
     def preview(self) -> Preview:
         """Input, output and, of pairs, the target."""
-        return registered_pairs.preview(registered=self.pairs == "all")
+        if self.optics:
+            return registered_pairs.preview("b", self._defocused)
+        return registered_pairs.preview() if self.pairs == "all" else registered_pairs.preview("a", target=False)
 
     @property
     def evaluators(self) -> dict[str, Evaluator]:
         """Of registered pairs ``paired``: PSNR, SSIM, Pearson r and absolute error of a2b against b."""
-        return {"paired": registered_pairs.evaluator(self.samplers["a2b"])} if self.pairs == "all" else {}
+        a2b = self.samplers["a2b"]
+        if self.optics:
+            return {"paired": registered_pairs.evaluator(a2b, "b", self._defocused)}
+        return {"paired": registered_pairs.evaluator(a2b)} if self.pairs == "all" else {}
 
     @property
     def monitor(self) -> Monitor | None:
         """The highest PSNR, where there are pairs; unpaired images name no best checkpoint."""
-        return Monitor("psnr", "max") if self.pairs == "all" else None
+        return Monitor("psnr", "max") if self.evaluators else None

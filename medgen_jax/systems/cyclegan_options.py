@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from medgen_jax.core.config import require, validate_shared, validate_types
+from medgen_jax.core.errors import UserError
 from medgen_jax.nn.resnet_generator import MIN_SIZE, valid_size
+from medgen_jax.ops import defocus
+from medgen_jax.ops.defocus import Optics
 from medgen_jax.systems import options
 from medgen_jax.systems.options import Gan, Upsample
 
@@ -24,6 +27,7 @@ class Pairs(enum.Enum):
     NONE = "none"  # two unrelated streams, a and b
     EXTRA = "extra"  # and a third one of registered pairs, for the term loss.paired
     ALL = "all"  # every a comes with its b
+    SYNTHETIC = "synthetic"  # every b is in focus, and its a is made from it (config.defocus)
 
 
 class Penalty(enum.Enum):
@@ -43,7 +47,7 @@ class Space(enum.Enum):
 class ContentSource(enum.Enum):
     """What a translated image must resemble in feature space."""
 
-    PAIR = "pair"  # the other image of its pair; needs pairs=all
+    PAIR = "pair"  # the other image of its pair; needs pairs=all or synthetic
     INPUT = "input"  # the image it was made from
 
 
@@ -79,6 +83,27 @@ class LossConfig:
     paired: float = 0.0  # |G_a(a) - b| and |G_b(b) - a| on registered pairs
 
 
+@dataclass(slots=True)
+class DefocusConfig:
+    """The microscope that took the images in focus, and how far out of focus it goes; for pairs=synthetic. Metres."""
+
+    pixel: float = 0.0  # side of a pixel in the object: camera pixel / magnification
+    wavelength: tuple[float, ...] = (550e-9,)  # one, or three for red, green and blue
+    na: float = 0.0  # numerical aperture
+    index: float = 1.0  # refractive index of the medium
+    z_min: float = 0.0  # |z| is uniform between these two, drawn for every image
+    z_max: float = 0.0
+
+    @property
+    def optics(self) -> Optics:
+        """The microscope.
+
+        Raises:
+          UserError: for values that no microscope has.
+        """
+        return Optics(self.pixel, self.wavelength, self.na, self.index)
+
+
 def validate(config: Any) -> None:
     """Check a `medgen_jax.systems.cyclegan.Config`.
 
@@ -99,7 +124,8 @@ def validate(config: Any) -> None:
     weights = ("adversarial", "reconstructed", "cycle_a", "cycle_b", "identity", "content", "paired")
     for name in weights:
         require(getattr(loss, name) >= 0, f"loss.{name}", getattr(loss, name), "must not be negative")
-    wrong = loss.content > 0 and loss.content_source is ContentSource.PAIR and config.pairs is not Pairs.ALL
+    registered = config.pairs in (Pairs.ALL, Pairs.SYNTHETIC)
+    wrong = loss.content > 0 and loss.content_source is ContentSource.PAIR and not registered
     rule = "compares with the registered pair: set pairs=all, or content_source=input for unpaired images"
     require(not wrong, "loss.content_source", loss.content_source.value, rule)
     rule = "needs registered pairs: set pairs=extra or pairs=all"
@@ -109,4 +135,20 @@ def validate(config: Any) -> None:
     same = loss.content_source is ContentSource.PAIR or loss.content == 0 or model.a_channels == model.b_channels
     require(same, "loss.content_source", loss.content_source.value, equal)
     require(config.pool >= 0, "pool", config.pool, "must not be negative")
+    if config.pairs is Pairs.SYNTHETIC:
+        require(model.a_channels == model.b_channels, "pairs", config.pairs.value, equal)
+        _validate_defocus(config.defocus, model.b_channels)
     options.validate_optim(config.optim)
+
+
+def _validate_defocus(blur: DefocusConfig, channels: int) -> None:
+    for name in ("pixel", "na", "z_max"):
+        rule = "pairs=synthetic needs it, in metres" if name != "na" else "pairs=synthetic needs it"
+        require(getattr(blur, name) > 0, f"defocus.{name}", getattr(blur, name), rule)
+    rule = f"must be at least 0 and at most defocus.z_max = {blur.z_max}"
+    require(0 <= blur.z_min <= blur.z_max, "defocus.z_min", blur.z_min, rule)
+    try:
+        blur.optics.check_channels(channels)
+        defocus.otf((8, 8), blur.optics, blur.z_max)
+    except UserError as error:
+        raise UserError(f"config.defocus: {error}") from error

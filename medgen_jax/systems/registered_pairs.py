@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,13 @@ from medgen_jax.ops.scale import to_unit
 from medgen_jax.systems.base import Evaluator, Preview, Record, Sampler
 
 PyTree = Any
-_INPUT, _TARGET = ("a", "input"), ("b", "target")
+#: ``(fields, key) -> fields``: adds a, where a stream carries b alone.
+Complete = Callable[[Mapping[str, jax.Array], jax.Array], Mapping[str, jax.Array]]
+
+
+def as_they_are(record: Mapping[str, jax.Array], key: jax.Array) -> Mapping[str, jax.Array]:
+    """For streams that carry all there is."""
+    return record
 
 
 def fields(size: int, channels: tuple[int, int], wire: str, settings: tuple[str, str]) -> dict[str, Field]:
@@ -29,23 +35,28 @@ def fields(size: int, channels: tuple[int, int], wire: str, settings: tuple[str,
     return {name: Field((size, size, c), wire, s) for name, c, s in zip("ab", channels, settings, strict=True)}
 
 
-def preview(registered: bool = True) -> Preview:
-    """What ``a2b`` makes of a, from the stream ``pairs`` with b beside it, or from the stream ``a``."""
+def preview(stream: str = "pairs", complete: Complete = as_they_are, target: bool = True) -> Preview:
+    """What ``a2b`` makes of a; beside it the input and, where there is one, the target b."""
 
     def inputs(record: Mapping[str, jax.Array], key: jax.Array) -> Mapping[str, jax.Array]:
-        return {"image": record["a"]}
+        return {"image": complete(record, key)["a"]}
 
-    return Preview("a2b", "pairs", inputs, (_INPUT, _TARGET)) if registered else Preview("a2b", "a", inputs, (_INPUT,))
+    return Preview("a2b", stream, inputs, (("image", "input"), ("b", "target")) if target else (("image", "input"),))
 
 
-def evaluator(a2b: Sampler) -> Evaluator:
-    """PSNR, SSIM, Pearson r and mean absolute error of ``a2b`` against b, over the stream ``pairs``."""
+def evaluator(a2b: Sampler, stream: str = "pairs", complete: Complete = as_they_are) -> Evaluator:
+    """PSNR, SSIM, Pearson r and mean absolute error of ``a2b`` against b.
+
+    Beside answers that need no network, where a is stored with b.
+    """
 
     def accumulate(acc: PyTree, variables: PyTree, batch: Mapping[str, jax.Array], key: jax.Array) -> PyTree:
-        image = a2b(variables, {"image": batch["a"]}, key)
-        return paired.accumulate(acc, image, to_unit(batch["b"]), batch["mask"])
+        whole = complete(batch, key)
+        image = a2b(variables, {"image": whole["a"]}, key)
+        return paired.accumulate(acc, image, to_unit(whole["b"]), whole["mask"])
 
     def baselines(train: Iterable[Record], test: Iterable[Record]) -> dict[str, dict[str, float]]:
         return constant_baselines((r["b"] for r in train), ((r["a"], r["b"]) for r in test))
 
-    return Evaluator("pairs", paired.init, accumulate, paired.merge, paired.compute, baselines)
+    known = baselines if complete is as_they_are else None
+    return Evaluator(stream, paired.init, accumulate, paired.merge, paired.compute, known)

@@ -11,8 +11,10 @@ import pytest
 import small_systems
 
 from medgen_jax.core import config as configs
+from medgen_jax.core import trees
 from medgen_jax.core.errors import UserError
 from medgen_jax.losses import pixel
+from medgen_jax.ops import defocus
 from medgen_jax.ops.scale import to_unit
 from medgen_jax.systems import cyclegan, cyclegan_options
 
@@ -108,6 +110,56 @@ def test_streams():
     assert list(build(pairs=Pairs.EXTRA, loss__paired=1.0).streams) == ["a", "b", "pairs"]
     assert list(build(pairs=Pairs.ALL).streams) == ["pairs"]
     assert build(pairs=Pairs.ALL).monitor.name == "psnr" and build().monitor is None
+
+
+def synthetic(**fields):
+    blur = cyclegan_options.DefocusConfig(0.5e-6, (550e-9,), 0.3, z_min=8e-6, z_max=8e-6)
+    return build(**{"pairs": Pairs.SYNTHETIC, "defocus": blur, "loss__paired": 1.0, **fields})
+
+
+def test_images_in_focus_alone_make_their_own_pairs():
+    system = synthetic()
+    assert list(system.streams) == ["b"] and system.monitor.name == "psnr"
+    assert system.preview.stream == system.evaluators["paired"].stream == "b"
+    b = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 24, 24, 1)), jnp.float32)
+    real, pairs = system._domains({"b": {"b": b}}, jax.random.key(0))
+    np.testing.assert_array_equal(real["b"], b)
+    np.testing.assert_array_equal(pairs["a"], real["a"])
+    # The drawn distance has one size here, and its sign does not show.
+    np.testing.assert_allclose(real["a"], defocus.blur_from(b, jnp.full(2, 8e-6), system.optics), atol=1e-5)
+    assert float(jnp.std(real["a"])) < 0.8 * float(jnp.std(b))
+    shown = system.preview.inputs({"b": b}, jax.random.key(1))["image"]
+    np.testing.assert_allclose(shown, real["a"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("na", 0.0, r"defocus\.na = 0\.0: pairs=synthetic needs it"),
+        ("z_min", 9e-6, r"defocus\.z_min = 9e-06: must be at least 0 and at most defocus\.z_max"),
+        ("wavelength", (4e-7, 5e-7, 6e-7), r"config\.defocus: images of 1 channel and 3 wavelengths"),
+        ("z_max", 1.0, r"config\.defocus: .*waves at NA 0\.3; at most 16"),
+    ],
+)
+def test_impossible_optics_are_named(name, value, message):
+    blur = cyclegan_options.DefocusConfig(0.5e-6, (550e-9,), 0.3, z_min=8e-6, z_max=8e-6)
+    setattr(blur, name, value)
+    with pytest.raises(UserError, match=message):
+        synthetic(defocus=blur)
+
+
+@pytest.mark.slow
+@pytest.mark.ci_slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("norm", list(cyclegan_options.Norm))
+def test_blank_tiles_leave_everything_finite(norm, precision):
+    """A constant image has no variance: losses, gradients and the step stay finite."""
+    system = build(model__norm=norm, train__precision=precision, pool=0, optim__ema=0.0)
+    state = jax.jit(system.init)(jax.random.key(0))
+    blank = {side: {side: np.full((4, 24, 24, 1), level, np.uint8)} for side, level in (("a", 255), ("b", 0))}
+    after, metrics = jax.jit(system.train_step)(state, blank, {})
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert trees.all_finite(after.params, after.opt)
 
 
 def test_unequal_channels_switch_identity_off_aloud():
