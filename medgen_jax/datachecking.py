@@ -114,6 +114,17 @@ def check(
     )
 
 
+def refuse_foreign(folder: str | Path) -> None:
+    """Make sure that `write` replaces nothing but an earlier check.
+
+    Raises:
+      UserError: when the folder holds a page without a check's results beside it.
+    """
+    folder = Path(folder).expanduser()
+    if (folder / PAGE).exists() and not (folder / REPORT).exists():
+        raise UserError(f"--output {folder}: holds {PAGE}, but no {REPORT} of an earlier check; choose another folder")
+
+
 def write(folder: str | Path, found: Check) -> Path:
     """Write ``datacheck.json`` and ``index.html``; returns the page's path.
 
@@ -215,7 +226,7 @@ def _source(config: DataConfig) -> tuple[str, Contents]:
         place, layout = sources.locate(config)
     except UserError as error:
         root = Path(config.source).expanduser()
-        if config.layout is not Layout.AUTO or not root.is_dir():
+        if not config.source or config.layout is not Layout.AUTO or not root.is_dir():
             raise
         contents = read_folders(root, Layout.IMAGES, panels, view) if has_pictures(root) else read_unsplit(root, view)
         if not contents.columns:
@@ -231,7 +242,9 @@ def _source(config: DataConfig) -> tuple[str, Contents]:
 
 def _prepared(config: DataConfig) -> Contents:
     found = Contents()
-    plain = dataclasses.replace(config, pairs_source=None)
+    # Under any range the levels are those of the set; whether it is the set's own is for training's checks to say.
+    unset = {name: getattr(DataConfig(), name) for name in sources.GREYSCALE}
+    plain = dataclasses.replace(config, pairs_source=None, **unset)
     for split in sources.splits(config):
         try:
             tables = sources.open_tables(plain, split)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medgen_jax.core.config import DataConfig, Layout
 from medgen_jax.core.errors import UserError
-from medgen_jax.data import layouts, sources
+from medgen_jax.data import domains, layouts, sources
 from medgen_jax.data.images import ImageHeader
 from medgen_jax.data.inspection.survey import evenly
 from medgen_jax.data.tables import Table
@@ -27,6 +27,8 @@ _CROPS = {256: 8, 128: 7, 64: 6, 32: 5}
 _LARGEST = 1024
 #: Images per column whose levels are looked at.
 _SAMPLE = 16
+#: Names of classes that a comment lists at most.
+_CLASSES_TOLD = 5
 #: load_size over crop_size where images are resized: the jitter of pix2pix, 286 to 256.
 _JITTER = 286 / 256
 
@@ -81,7 +83,9 @@ def draft(place: str | Path, path: str | Path) -> Draft:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # training says it again
         layout = _settle(config)
-        opened = {s: sources.open_tables(config, s) for s in sources.splits(config) if s in ("train", "val")}
+        opened = _open(config)
+        if classes := _classes(config, opened):
+            opened = _open(config)
     if "train" not in opened:
         raise UserError(f"{place}: has no split train, only {', '.join(sources.splits(config))}; name one so")
     system, names = _system(place, opened["train"])
@@ -89,8 +93,9 @@ def draft(place: str | Path, path: str | Path) -> Draft:
     settings = [
         Setting("data.source", json.dumps(str(place), ensure_ascii=False)),
         *layout,
+        *classes,
         Setting("data.bits", str(_agreed(material.headers, "bits", "all images")), "bits per sample of all files"),
-        *_range(material, opened["train"]),
+        *_range(material, opened["train"], sources.locate(config)[1]),
         *_cut(material, system),
         Setting("train.batch_size", "1"),
         Setting("train.epochs", "200.0"),
@@ -142,6 +147,23 @@ def _settle(config: DataConfig) -> list[Setting]:
     return [Setting("data.layout", f"Layout.{layout.name}", why)]
 
 
+def _open(config: DataConfig) -> dict[str, dict[str, Table]]:
+    return {s: sources.open_tables(config, s) for s in sources.splits(config) if s in ("train", "val")}
+
+
+def _classes(config: DataConfig, opened: Mapping[str, Mapping[str, Table]]) -> list[Setting]:
+    """Make two classes of single images the domains of ``config``; the lines that say so."""
+    tables = opened.get("train", {})
+    names = tables["records"].classes.get(domains.LABEL, ()) if set(tables) == {"records"} else ()
+    if len(names) < 2:
+        return []
+    config.class_a, config.class_b = names[:2]
+    quoted = [json.dumps(name, ensure_ascii=False) for name in names]
+    more = f", ... ({len(names)} in all)" if len(names) > _CLASSES_TOLD else ""
+    why = f"the classes are {', '.join(quoted[:_CLASSES_TOLD])}{more}"
+    return [Setting("data.class_a", quoted[0], why), Setting("data.class_b", quoted[1])]
+
+
 def _names_differ(root: Path) -> bool:
     split = layouts.present_splits(root, Layout.PAIRED)[0]
     folders = layouts.side_folders(root, split, Layout.PAIRED).values()
@@ -156,14 +178,15 @@ def _system(place: Path, tables: Mapping[str, Table]) -> tuple[str, dict[str, st
         return "cyclegan", {"a_channels": "a", "b_channels": "b"}
     raise UserError(
         f"{place}: has the table {', '.join(tables)} of single images, which no system here is trained on; lay out "
-        "pairs ({train,val}/{A,B} with equal names) for pix2pix, or two domains (trainA, trainB) for cyclegan"
+        "pairs ({train,val}/{A,B} with equal names) for pix2pix, or two domains (trainA, trainB, or one folder per class) "
+        "for cyclegan"
     )
 
 
-def _range(material: _Material, tables: Mapping[str, Table]) -> list[Setting]:
+def _range(material: _Material, tables: Mapping[str, Table], layout: Layout) -> list[Setting]:
     """A declared range for grey 16-bit files that use the lower part of their levels only."""
-    if any(header[2:] != (1, 16) for header in material.headers):
-        return []
+    if layout is Layout.PREPARED or any(header[2:] != (1, 16) for header in material.headers):
+        return []  # the levels of a prepared set are fixed
     sides = [(tables[side], side) for side in material.columns]
     high = max(int(t.images(i)[side].max()) for t, side in sides for i in evenly(len(t), _SAMPLE))
     if not 0 < high < 0x7FFF:

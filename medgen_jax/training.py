@@ -133,6 +133,7 @@ def prepare(config: Any) -> tuple[System, Any, Data]:
     # The streams are known once the system is built, its schedules once the data are counted.
     draft = module.build(config)
     preflight.check_system(draft)
+    config = dataclasses.replace(config, data=sources.declared(config.data))
     data = Data(config.data, draft.streams)
     data.check()
     config = configs.resolve(config, len(data.table(next(iter(draft.streams)))))

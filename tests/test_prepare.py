@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import small_runs
+import tifffile
 
+from medgen_jax import datachecking, training, translation
 from medgen_jax.core.config import DataConfig
-from medgen_jax.data.images import write_image
+from medgen_jax.core.errors import UserError
+from medgen_jax.data import builders
+from medgen_jax.data.images import Range, View, read_image, write_image
 from medgen_jax.data.sources import open_tables
+from medgen_jax.sampling import load_sampler
 
 
 @pytest.fixture
@@ -46,6 +54,68 @@ def test_prepare_then_train_from_the_printed_directory(prepare, source, tmp_path
     again = prepare(*words)
     assert again.returncode == 0
     assert "already prepared" in again.stdout
+
+
+@pytest.fixture
+def phase(tmp_path):
+    """Pairs of phase in radians, floating-point TIFF, 32 by 32 pixels."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for side in "AB":
+            (tmp_path / "phase" / split / side).mkdir(parents=True)
+        for i in range(count):
+            values = rng.uniform(-3, 3, (4, 4)).repeat(8, 0).repeat(8, 1).astype(np.float32)
+            write_image(tmp_path / "phase" / split / "A" / f"{i}.tif", values)
+            write_image(tmp_path / "phase" / split / "B" / f"{i}.tif", -values)
+    return tmp_path / "phase"
+
+
+def small(source):
+    """A toy run on a prepared set of phase, which says nothing of its range."""
+    config = small_runs.config(source, steps=2, save_every=2)
+    config.data.bits, config.model.out_channels = 16, 1
+    return config
+
+
+def test_a_run_knows_the_range_that_was_given_to_prepare(prepare, phase, tmp_path):
+    words = ("--dataset", "folder", "--source", phase, "--data_dir", tmp_path / "out")
+    half = prepare(*words, "--range_low=-3.2")
+    assert (half.returncode, half.stdout) == (2, "")
+    assert half.stderr.startswith("error: --range_high = None: give both ends of the range")
+    done = prepare(*words, "--range_low=-3.2", "--range_high=3.2")
+    assert done.returncode == 0, done.stderr
+    directory, _, rest = done.stdout.strip().rpartition(": ")
+    assert rest == "train 4, val 2 records"
+    assert "phase-full-range_minus3_2_to_3_2-" in directory
+    given = small(directory)
+    _, config, data = training.prepare(given)
+    assert (config.data.range_low, config.data.range_high, given.data.range_low) == (-3.2, 3.2, None)
+    assert data.table("pairs")[0]["a"].dtype == np.uint16
+    given.data.range_low, given.data.range_high = 0.0, 1.0
+    with pytest.raises(
+        UserError, match=r"config\.data\.range_low = 0\.0: .* was prepared with -3\.2; leave the field out"
+    ):
+        training.prepare(given)
+    found = datachecking.check(given.data, trial=functools.partial(training.prepare, given))
+    assert [finding.message.partition(":")[0] for finding in found.errors] == ["config.data.range_low = 0.0"]
+
+
+@pytest.mark.slow
+@pytest.mark.ci_slow
+def test_values_come_back_in_the_range_that_was_given_to_prepare(phase, tmp_path):
+    view = View(range=Range(-3.2, 3.2))
+    target = builders.prepare("folder", phase, tmp_path / "out", say=lambda line: None, view=view)
+    one = jax.devices()[:1]
+    training.train(small(target), tmp_path / "run", devices=one, console=small_runs.silent())
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["config"]["data"]
+    assert (stored["range_low"], stored["range_high"], stored["window"]) == (-3.2, 3.2, "file")
+    (done, _) = translation.translate(tmp_path / "run", phase / "val" / "A", tmp_path / "translated")
+    made, levels = tifffile.imread(done.output), read_image(done.source, view=view)
+    expected = np.asarray(load_sampler(tmp_path / "run")({"image": levels[None]}))[0, ..., 0]
+    assert (made.dtype, made.shape) == (np.float32, (32, 32))
+    np.testing.assert_allclose(made, 3.2 * expected, atol=1e-4)
+    # The same command finds its own run: what was filled in is no change of the configuration.
+    assert training.train(small(target), tmp_path / "run", devices=one, console=small_runs.silent()) is None
 
 
 def test_bad_input_is_one_line_and_code_2(prepare, source, tmp_path):

@@ -3,7 +3,9 @@
 Any TFDS set in ``array_record`` format can be read, also one written by other programs: image
 features (rank 2 or 3, ``uint8`` or ``uint16``) become image columns, integer scalars labels, ``float32``
 scalars values, (n, 4) ``float32`` tensors boxes, and the text ``group`` tells patients or slides apart.
-Sets written by `medgen_jax.prepare` carry a manifest with the sha256 of every file.
+Sets written by `medgen_jax.prepare` carry a manifest with the sha256 of every file, what their levels stand
+for (`declared`), and an index per split (`write_index`): all that is not an image, so that labels are known
+without reading the images they lie between.
 """
 
 from __future__ import annotations
@@ -15,16 +17,22 @@ from typing import Any
 
 import numpy as np
 
+from medgen_jax.core import manifest
 from medgen_jax.core.errors import UserError
+from medgen_jax.data import record_index
 from medgen_jax.data.images import ImageHeader
 from medgen_jax.data.manifest import verify
 from medgen_jax.data.tables import Table, header_of
 
 _INFO = "dataset_info.json"
 #: What a table has read for itself; a pickled one reads it again.
-_OPENED = ("_source", "_shapes", "_about", "labels", "classes", "values", "boxes", "groups")
+_OPENED = ("_source", "_shapes", "_index", "_about", "labels", "classes", "values", "boxes", "groups")
 #: Our name of a split -> the name most TFDS sets use.
 _ALIASES = {"val": "validation"}
+#: Features of text that are kept: what a record is called, and the patient or slide it belongs to.
+_TEXTS = ("id", "group")
+#: Records read at once in a pass over a split.
+_CHUNK = 16
 
 
 # ---- finding -------------------------------------------------------------------------------------
@@ -67,6 +75,24 @@ def splits(directory: Path) -> tuple[str, ...]:
     plain = [name[:-1] if name[:-1] in sided and name[-1] in "AB" else back.get(name, name) for name in names]
     known = [name for name in ("train", "val", "test") if name in plain]
     return (*known, *sorted(set(plain) - set(known)))
+
+
+def declared(directory: Path) -> dict[str, Any] | None:
+    """What the levels of a set stand for: those of ``range_low, range_high, nan, window`` that it was prepared with.
+
+    Returns:
+      Names and values as in `DataConfig` (JSON types), empty where nothing was declared; None for sets of other
+      programs, which do not say.
+
+    Raises:
+      UserError: when the manifest cannot be read.
+    """
+    if not manifest.is_sealed(directory):
+        return None
+    try:
+        return dict(manifest.read(directory).get("source", {}).get("declared", {}))
+    except manifest.Damaged as error:
+        raise UserError(f"{error}; prepare the data set again") from error
 
 
 def open_split(directory: Path, split: str) -> dict[str, Table]:
@@ -119,21 +145,32 @@ class PreparedTable(Table):
         return _image_features(self._source.dataset_info.features)
 
     @functools.cached_property
-    def _about(self) -> dict[str, list[Any]]:
-        """All that is not an image: feature -> its value in every record, read in one pass."""
+    def _index(self) -> dict[str, Sequence[Any]] | None:
+        return record_index.read(self._directory, self._split, len(self))
+
+    @functools.cached_property
+    def _about(self) -> dict[str, Sequence[Any]]:
+        """All that is not an image: feature -> its value in every record, from the index or else in one pass."""
+        return self.read_about() if self._index is None else self._index
+
+    def read_about(self) -> dict[str, Sequence[Any]]:
+        """All that is not an image, in one pass over the records: see `record_index`."""
         features = self._source.dataset_info.features
         wanted = {*_scalars(features, np.integer), *_scalars(features, np.floating), *_box_features(features)}
-        wanted |= {"group"} & set(features)
-        found: dict[str, list[Any]] = {name: [] for name in wanted}
-        for index in range(len(self)):
-            record = self._record(index)
-            for name, values in found.items():
-                values.append(record[name])
+        wanted |= set(_TEXTS) & set(features)
+        open_sized = [name for name in self._columns.values() if None in self._shapes[name][0]]
+        found: dict[str, list[Any]] = {name: [] for name in (*wanted, *map(record_index.size_of, open_sized))}
+        for start in range(0, len(self), _CHUNK):
+            for record in self._records(range(start, min(start + _CHUNK, len(self)))):
+                for name in wanted:
+                    found[name].append(record[name])
+                for name in open_sized:
+                    found[record_index.size_of(name)].append(_hwc(record[name]).shape)
         return found
 
     @functools.cached_property
     def labels(self) -> Mapping[str, np.ndarray]:
-        """Integer features. Their values are read in one pass over the records, on first use."""
+        """Integer features. Their values are read on first use: from the index, else in one pass over the records."""
         names = _scalars(self._source.dataset_info.features, np.integer)
         return _Columns(names, lambda name: np.array(self._about[name], np.int32))
 
@@ -154,7 +191,7 @@ class PreparedTable(Table):
         """A word per record, equal for those of one patient or slide; empty when unknown. Read as the labels are."""
         if "group" not in self._source.dataset_info.features:
             return ()
-        return tuple(bytes(name).decode() for name in self._about["group"])
+        return tuple(map(_text, self._about["group"]))
 
     @functools.cached_property
     def classes(self) -> Mapping[str, tuple[str, ...]]:
@@ -167,7 +204,8 @@ class PreparedTable(Table):
         """What a record is called in outputs: its number where the set has no ids."""
         if "id" not in self._source.dataset_info.features:
             return str(index)
-        return bytes(self._record(index)["id"]).decode("utf-8", "surrogateescape")
+        name = self._record(index)["id"] if self._index is None else self._index["id"][index]
+        return _text(name)
 
     def _record(self, index: int) -> dict[str, Any]:
         try:
@@ -177,6 +215,13 @@ class PreparedTable(Table):
             reason = " ".join(str(error).split())[:200]
             where = f"{self._directory}: split {self._split}, record {index}"
             raise UserError(f"{where} cannot be read ({reason}); prepare the data set again") from error
+
+    def _records(self, indices: range) -> Sequence[dict[str, Any]]:
+        """Neighbouring records, at less cost than one by one."""
+        try:
+            return self._source.__getitems__(list(indices))
+        except Exception:
+            return [self._record(index) for index in indices]  # says which one
 
     def __len__(self) -> int:
         return len(self._source)
@@ -195,6 +240,9 @@ class PreparedTable(Table):
         shape, dtype = self._shapes[self._columns[name]]
         if None not in shape:
             return ImageHeader(*(shape if len(shape) == 3 else (*shape, 1)), 8 * dtype.itemsize)
+        size = record_index.size_of(self._columns[name])
+        if self._index is not None and size in self._index:
+            return ImageHeader(*map(int, self._index[size][index]), 8 * dtype.itemsize)
         return header_of(self.images(index)[name])
 
     def origin(self, index: int, name: str) -> str:
@@ -225,6 +273,18 @@ class _Columns(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def write_index(directory: Path, split: str) -> None:
+    """Read a finished split once, and leave beside its shards all that is not an image (`record_index`).
+
+    Raises:
+      UserError: when a record cannot be read back.
+      OSError: when the file cannot be written.
+    """
+    features = _builder(directory).info.features
+    table = PreparedTable(directory, split, {name: name for name in _image_features(features)})
+    record_index.write(directory, split, table.read_about(), _box_features(features))
 
 
 def _builder(directory: Path) -> Any:
@@ -267,6 +327,11 @@ def _box_features(features: Any) -> tuple[str, ...]:
             if getattr(feature, "shape", None) == (None, 4) and getattr(feature, "np_dtype", None) == np.float32
         )
     )
+
+
+def _text(value: Any) -> str:
+    """A text feature as text; other programs may number their records instead."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _hwc(image: np.ndarray) -> np.ndarray:

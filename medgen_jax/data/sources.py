@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from pathlib import Path
+from typing import Any
 
-from medgen_jax.core.config import DataConfig, Layout, parse_window
+from medgen_jax.core.config import DataConfig, Layout, from_dict, parse_window
 from medgen_jax.core.errors import UserError
 from medgen_jax.data import csv_manifest, domains, layouts, prepared
 from medgen_jax.data.images import Range, View
@@ -15,6 +17,8 @@ from medgen_jax.data.tables import MEMORY_BYTES, FileTable, Table, keep_what_fit
 
 #: Data sets inside the package: name -> folder.
 PACKAGED = {"isl": Path(__file__).parent / "isl"}
+#: Fields that say which physical values the levels stand for.
+GREYSCALE = ("range_low", "range_high", "nan", "window")
 #: What may be asked of a CSV file.
 _CSV_LAYOUTS = (Layout.AUTO, Layout.CSV, Layout.UNPAIRED)
 
@@ -36,9 +40,10 @@ def open_tables(config: DataConfig, split: str) -> dict[str, Table]:
       stay in memory when those of the split fit into `tables.MEMORY_BYTES`.
 
     Raises:
-      UserError: for a missing directory, split or folder, a patient in two splits, and files that
-        cannot be read; from listings and headers, before any pixel is decoded.
+      UserError: for a missing directory, split or folder, a patient in two splits, files that cannot
+        be read, and as `declared`; from listings and headers, before any pixel is decoded.
     """
+    config = declared(config)
     tables = _open(config, split)
     if config.class_a is not None and config.class_b is not None:
         tables |= domains.by_class(tables, {"a": config.class_a, "b": config.class_b})
@@ -58,8 +63,51 @@ def view(config: DataConfig) -> View:
       UserError: for an impossible range or window.
     """
     low, high = config.range_low, config.range_high
-    declared = None if low is None or high is None else Range(low, high)
-    return View(declared, nan=config.nan.value, window=parse_window(config.window))
+    span = None if low is None or high is None else Range(low, high)
+    return View(span, nan=config.nan.value, window=parse_window(config.window))
+
+
+def declared(config: DataConfig) -> DataConfig:
+    """The configuration with the `GREYSCALE` that its prepared sets were made with, where it says nothing itself.
+
+    Levels of a prepared set were fixed when it was prepared. A run on it needs the same fields to read other files
+    as it was trained, and to write values. Sets of other programs do not say what their levels stand for, so any
+    fields go with them.
+
+    Raises:
+      UserError: for fields that a prepared set was not made with, and as `locate`.
+    """
+    found = _as_prepared(config, *locate(config))
+    return found if config.pairs_source is None else _as_prepared(found, *locate(_second(config)))
+
+
+def _as_prepared(config: DataConfig, place: Path, layout: Layout) -> DataConfig:
+    """`declared` for one source."""
+    said = prepared.declared(place) if layout is Layout.PREPARED else None
+    if said is None:
+        return config
+    made, plain = from_dict(DataConfig, said), DataConfig()
+    for name in GREYSCALE:
+        given, used, unset = (getattr(each, name) for each in (config, made, plain))
+        same = parse_window(given) == parse_window(used) if name == "window" else given == used
+        if given != unset and not same:
+            how = "without it" if used == unset else f"with {_plain(used)}"
+            raise UserError(
+                f"config.data.{name} = {_plain(given)}: {place} was prepared {how}; leave the field out, or prepare "
+                f"the data set again with {_as_flags(config, name)}"
+            )
+    return dataclasses.replace(config, **{name: getattr(made, name) for name in GREYSCALE})
+
+
+def _as_flags(config: DataConfig, name: str) -> str:
+    """A field as a flag of ``prepare``; both ends of a range."""
+    ends = ("range_low", "range_high")
+    return " ".join(f"--{each}={_plain(getattr(config, each))}" for each in (ends if name in ends else (name,)))
+
+
+def _plain(value: Any) -> Any:
+    """A field's value as a user writes it."""
+    return value.value if isinstance(value, enum.Enum) else value
 
 
 def list_tables(config: DataConfig, split: str) -> dict[str, Listing]:
@@ -135,9 +183,7 @@ def _registered_pairs(config: DataConfig, split: str, tables: dict[str, Table]) 
             f"config.data.pairs_source = {config.pairs_source!r}: {config.source} holds pairs itself; "
             "set config.data.layout=unpaired to take its images one by one, or leave pairs_source out"
         )
-    second = dataclasses.replace(config, source=config.pairs_source, layout=Layout.AUTO, pairs_source=None)
-    if locate(second)[1] is Layout.IMAGES:  # said to be pairs, so these are panels
-        second.layout = Layout.PANELS
+    second = _second(config)
     _check_patients(config, second)
     if split not in splits(second):
         return {}
@@ -145,6 +191,14 @@ def _registered_pairs(config: DataConfig, split: str, tables: dict[str, Table]) 
     if "pairs" not in found:
         raise UserError(f"config.data.pairs_source = {config.pairs_source!r}: has {', '.join(found)}, but no pairs")
     return {"pairs": found["pairs"]}
+
+
+def _second(config: DataConfig) -> DataConfig:
+    """The configuration of ``pairs_source`` alone."""
+    second = dataclasses.replace(config, source=config.pairs_source, layout=Layout.AUTO, pairs_source=None)
+    if locate(second)[1] is Layout.IMAGES:  # said to be pairs, so these are panels
+        second.layout = Layout.PANELS
+    return second
 
 
 def _check_patients(*configs: DataConfig) -> None:

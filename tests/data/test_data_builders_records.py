@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from medgen_jax.core.config import DataConfig, Layout
 from medgen_jax.core.errors import UserError
-from medgen_jax.data import builders
+from medgen_jax.data import builders, record_index
 from medgen_jax.data.builders import content_digest, prepare
 from medgen_jax.data.builders.writer import pseudonym
 from medgen_jax.data.images import read_image, write_image
@@ -143,6 +143,82 @@ def test_everything_comes_back_by_record(files, offer, tmp_path):
     assert group["r1"] == pseudonym(digest, "Bob") != pseudonym(digest + "x", "Bob")
     assert open_tables(DataConfig(source=str(target)), "test")["records"].groups == ("",) * 4
     assert not {b"Ann", b"Bob", b"Cid"} & set(b"".join(p.read_bytes() for p in target.iterdir()).split(b"\n"))
+
+
+def whole(table, index):
+    """A record as the shards hold it."""
+    return tfds.builder_from_directory(table._directory).as_data_source(table._split)[index]
+
+
+def test_the_index_says_what_the_records_say_in_their_order(tmp_path, offer):
+    """Sizes differ, so they are in the index too; 23 records are read back in more than one part."""
+    folder, rng = tmp_path / "scans", np.random.default_rng(0)
+    folder.mkdir()
+    files = [folder / f"{i}.png" for i in range(23)]
+    for i, file in enumerate(files):
+        write_image(file, np.full((5 + i % 3, 4 + i, 1), i, np.uint8))
+    about = {
+        "values": {"age": tuple(np.where(np.arange(23) % 5, rng.uniform(0, 90, 23), np.nan))},
+        "boxes": {"lesion": tuple(((0.0, 1.0, 2.0, 3.0),) * (i % 3) for i in range(23)), "none": ((),) * 23},
+    }
+    found = Listing(
+        {"image": tuple(files)}, {"grade": tuple(range(23))}, {}, tuple(f"r\u00e4{i}" for i in range(23)),
+        tuple(f"P{i % 7}" for i in range(23)), **about,
+    )  # fmt: skip
+    offer(lambda source: {"train": found})
+    target = prepare("scans", folder, tmp_path / "out", say=quiet)
+    files_of_set = json.loads((target / "manifest.json").read_text())["files"]
+    assert "index-train.npz" in files_of_set
+    indexed = open_tables(DataConfig(source=str(target)), "train")["records"]
+    indexed._record = indexed._records = None  # no record is read
+    known = {
+        "grade": indexed.labels["grade"].tolist(),
+        "age": indexed.values["age"].tolist(),
+        "groups": list(indexed.groups),
+        "ids": [indexed.record_id(i) for i in range(23)],
+        "lesion": [boxes.tolist() for boxes in indexed.boxes["lesion"]],
+        "none": [boxes.shape for boxes in indexed.boxes["none"]],
+        "header": [indexed.header(i, "image") for i in range(23)],
+    }
+    assert known["grade"] != sorted(known["grade"])  # TFDS hashes keys
+    for i in range(23):
+        record, place = whole(indexed, i), known["grade"][i]
+        assert record["grade"] == place == record["image"][0, 0, 0]
+        np.testing.assert_equal(known["age"][i], float(record["age"]))
+        assert known["groups"][i] == record["group"].decode()
+        assert known["ids"][i] == record["id"].decode() == f"train/r\u00e4{place}"
+        assert known["lesion"][i] == record["lesion"].tolist() == [[0, 1, 2, 3]] * (place % 3)
+        assert known["none"][i] == (0, 4)
+        assert known["header"][i] == (*record["image"].shape, 8)
+    # Sets prepared before have no index, sets of other programs no seal: one pass gives the same.
+    (target / "manifest.json").unlink()
+    passed = open_tables(DataConfig(source=str(target)), "train")["records"]
+    assert passed._index is None
+    assert passed.labels["grade"].tolist() == known["grade"]
+    np.testing.assert_array_equal(passed.values["age"], known["age"])
+    assert list(passed.groups) == known["groups"]
+    assert [passed.record_id(i) for i in (0, 22)] == [known["ids"][i] for i in (0, 22)]
+    assert [boxes.tolist() for boxes in passed.boxes["lesion"]] == known["lesion"]
+    assert [passed.header(i, "image") for i in range(23)] == known["header"]
+
+
+def test_a_damaged_index_is_one_message(files, offer, tmp_path):
+    offer(lambda source: {"train": listing(files)})
+    target = prepare("scans", files[0].parent, tmp_path / "out", say=quiet)
+    path = target / "index-train.npz"
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)))  # of the right size, which is what every start compares
+    with pytest.raises(UserError, match=r"index-train\.npz: cannot be read \(\w+\); prepare the data set again"):
+        dict(open_tables(DataConfig(source=str(target)), "train")["records"].labels)
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"index-train\.npz: is of another number of records than 5"):
+        record_index.read(target, "train", 5)
+    record_index.write(target, "train", {"label": [object()] * 4}, ())
+    with pytest.raises(UserError, match=r"cannot be read \(ValueError\)"):
+        record_index.read(target, "train", 4)
+    path.unlink()
+    with pytest.raises(UserError, match=r"index-train\.npz: missing"):
+        open_tables(DataConfig(source=str(target)), "train")
 
 
 def test_columns_of_other_names_than_id_and_group(files, offer, tmp_path):

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from medgen_jax.core.config import DataConfig, Layout
+from medgen_jax.core.config import DataConfig, Layout, Nan
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.manifest import read
 from medgen_jax.core.streams import Field, Stream
 from medgen_jax.data import builders
-from medgen_jax.data.builders import BUILDERS, builder, prepare
+from medgen_jax.data.builders import BUILDERS, builder, greyscale, prepare
 from medgen_jax.data.checks import check_tables
-from medgen_jax.data.images import read_image, write_image
+from medgen_jax.data.images import Range, View, read_image, write_image
 from medgen_jax.data.manifest import verify
 from medgen_jax.data.pipeline import iterator
-from medgen_jax.data.sources import open_tables, splits
+from medgen_jax.data.sources import declared, open_tables, splits
 from medgen_jax.data.transforms import resize
 
 
@@ -209,6 +209,140 @@ def test_disk_errors_give_one_message(source, tmp_path, monkeypatch):
         prepare("paired_folder", source, tmp_path / "out", say=quiet)
 
 
+def test_other_options_stand_beside_each_other_however_they_are_spelt(source, tmp_path):
+    out = tmp_path / "out"
+    places = [
+        prepare("paired_folder", source, out, say=quiet, view=View(range=Range(low, 100)))
+        for low in (-1000.0, 1000.0, -1000.0001)
+    ]
+    assert [place.parent.name[:-12] for place in places] == [
+        "my_scans-full-range_minus1000_to_100-",
+        "my_scans-full-range_1000_to_100-",
+        "my_scans-full-range_minus1000_to_100-",
+    ]
+    # A folder whose name reads alike is no other content of the first.
+    alike = source.rename(source.with_name("my_scans"))
+    write_image(alike / "train" / "A" / "n0.png", noise(99, (20, 16), 1, np.uint16))
+    assert prepare("paired_folder", alike, out, say=quiet, view=View(range=Range(-1000, 100))) not in places
+    write_image(alike / "train" / "A" / "n0.png", noise(98, (20, 16), 1, np.uint16))
+    with pytest.raises(UserError, match="was prepared from other content of my_scans; delete it"):
+        prepare("paired_folder", alike, out, say=quiet, view=View(range=Range(-1000, 100)))
+
+
+# ---- what the levels stand for -------------------------------------------------------------------
+
+
+@pytest.fixture
+def values(tmp_path):
+    """Single images of physical values in floating point, 16 by 16."""
+    folder = tmp_path / "ct"
+    (folder / "train").mkdir(parents=True)
+    for i in range(2):
+        write_image(folder / "train" / f"{i}.tif", np.linspace(-1200, 400, 256, dtype=np.float32).reshape(16, 16))
+    return folder
+
+
+def test_a_declared_range_makes_levels_and_stays_with_the_set(values, tmp_path):
+    view = greyscale.from_flags(-1000.0, 300.0, "low", "file")
+    target = prepare("folder", values, tmp_path / "out", say=quiet, view=view)
+    assert read(target)["source"]["declared"] == {"range_low": -1000.0, "range_high": 300.0, "nan": "low"}
+    assert target.parent.name.startswith("ct-full-range_minus1000_to_300-nan_low-")
+    levels = open_tables(DataConfig(source=str(target)), "train")["records"][0]["image"]
+    np.testing.assert_array_equal(levels, read_image(values / "train" / "0.tif", view=view))
+    assert (levels.dtype, levels.min(), levels.max()) == (np.uint16, 0, 65535)
+
+
+def test_what_was_not_declared_changes_neither_name_nor_digest(source, tmp_path):
+    plain = prepare("paired_folder", source, tmp_path / "out", say=quiet)
+    view = greyscale.from_flags(None, None, "refuse", "file")
+    assert prepare("paired_folder", source, tmp_path / "out", say=quiet, view=view) == plain
+    assert read(plain)["source"]["declared"] == {}
+    ranged = prepare("paired_folder", source, tmp_path / "out", say=quiet, view=View(range=Range(0, 4095)))
+    assert ranged.parent.name.startswith("my_scans-full-range_0_to_4095-")
+    assert read(ranged)["source"]["sha256"] != read(plain)["source"]["sha256"]
+    windowed = prepare("paired_folder", source, tmp_path / "out", say=quiet, view=View(window=(-600, 1500)))
+    assert windowed.parent.name.startswith("my_scans-full-window_minus600_1500-")
+    assert read(windowed)["source"]["declared"] == {"window": "-600.0,1500.0"}
+
+
+def test_a_run_takes_over_what_its_set_declares(values, source, tmp_path):
+    view = View(range=Range(-1000, 300), nan="low")
+    target = str(prepare("folder", values, tmp_path / "out", say=quiet, view=view))
+    config = DataConfig(source=target, bits=16)
+    found = declared(config)
+    assert (found.range_low, found.range_high, found.nan, found.window) == (-1000.0, 300.0, Nan.LOW, "file")
+    assert (config.range_low, found.bits) == (None, 16)
+    assert declared(found) == found == declared(DataConfig(source=target, bits=16, range_low=-1000, range_high=300))
+    for fields, message in (
+        ({"range_low": 0.0, "range_high": 300.0}, r"range_low = 0\.0: \S+ was prepared with -1000\.0; leave the field"),
+        (
+            {"window": "full"},
+            "window = full: .* was prepared without it; .* or prepare the data set again with --window",
+        ),
+    ):
+        wrong = DataConfig(source=target, **fields)
+        for refuse in (declared, lambda c: open_tables(c, "train")):
+            with pytest.raises(UserError, match=message):
+                refuse(wrong)
+    windowed = prepare("folder", values, tmp_path / "out", say=quiet, view=View(range=Range(0, 1)))
+    assert declared(DataConfig(source=str(windowed))).nan is Nan.REFUSE
+    with pytest.raises(UserError, match="nan = low: .* was prepared without it"):
+        declared(DataConfig(source=str(windowed), nan=Nan.LOW, range_low=0.0, range_high=1.0))
+    # Of the second source too: one range holds for all that a run reads.
+    pairs = prepare("paired_folder", source, tmp_path / "out", say=quiet, view=View(range=Range(0, 4095)))
+    both = DataConfig(source=str(source), layout=Layout.UNPAIRED, pairs_source=str(pairs))
+    assert (declared(both).range_low, declared(both).range_high) == (0.0, 4095.0)
+    assert open_tables(both, "train")["a"].images(0)["a"].max() == 65535
+
+
+def test_equal_windows_may_be_spelt_in_two_ways(source, tmp_path):
+    target = str(prepare("paired_folder", source, tmp_path / "out", say=quiet, view=View(window=(-600, 1500))))
+    assert declared(DataConfig(source=target, window="-600, 1500")).window == "-600.0,1500.0"
+    with pytest.raises(UserError, match=r"window = -600,1501: \S+ was prepared with -600\.0,1500\.0; leave"):
+        declared(DataConfig(source=target, window="-600,1501"))
+
+
+def test_sets_that_do_not_say_what_they_stand_for(source, foreign, tmp_path):
+    ours = str(prepare("paired_folder", source, tmp_path / "out", say=quiet))
+    assert declared(DataConfig(source=ours)) == DataConfig(source=ours)
+    with pytest.raises(
+        UserError,
+        match=r"range_low = 0\.0: \S+ was prepared without it; .* with --range_low=0\.0 --range_high=4095\.0$",
+    ):
+        declared(DataConfig(source=ours, range_low=0.0, range_high=4095.0))
+    known_otherwise = DataConfig(source=str(foreign), range_low=0.0, range_high=4095.0)
+    assert declared(known_otherwise) is known_otherwise
+    assert declared(DataConfig(source="isl", range_low=0.0, range_high=9.0)).range_high == 9.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((-1000.0, None, "refuse", "file"), r"^--range_high = None: give both ends .* \(--range_low = -1000\.0\)$"),
+        ((1.0, 1.0, "refuse", "file"), r"^--range_high = 1\.0: must not be --range_low$"),
+        ((None, None, "low", "file"), r"^--nan = 'low': is for a declared range: set --range_low and --range_high$"),
+        ((0.0, 1.0, "refuse", "full"), r"^--window = 'full': does not go with --range_low and --range_high, which say"),
+        ((None, None, "refuse", "40"), r"^--window = '40': must be file, full, or CENTRE,WIDTH"),
+    ],
+)
+def test_impossible_greyscales_name_the_flag(flags, message):
+    with pytest.raises(UserError, match=message):
+        greyscale.from_flags(*flags)
+
+
+def test_errors_of_readers_name_flags(values, tmp_path):
+    with pytest.raises(
+        UserError, match=r"0\.tif: has float32 samples, .*: set --range_low and --range_high to the values"
+    ):
+        prepare("folder", values, tmp_path / "out", say=quiet)
+    write_image(values / "train" / "1.tif", np.full((16, 16), np.nan, np.float32))
+    with pytest.raises(UserError, match=r"1\.tif: 256 of 256 samples are NaN .* with --nan=low$"):
+        prepare("folder", values, tmp_path / "out", say=quiet, view=View(range=Range(0, 1)))
+    options, message = {"layout": "panels", "panels": "3"}, r"0\.tif: .* 3 panels do not share evenly; --set panels to"
+    with pytest.raises(UserError, match=message):
+        prepare("folder", values, tmp_path / "out", None, options, quiet, View(range=Range(0, 1)))
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 
@@ -251,6 +385,7 @@ class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "spectrum": tfds.features.Tensor(shape=(7,), dtype=np.float32),
             "grade": tfds.features.ClassLabel(num_classes=4),
             "note": tfds.features.Text(),
+            "id": np.int64,
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -267,6 +402,7 @@ class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     "spectrum": np.zeros(7, np.float32),
                     "grade": i % 4,
                     "note": "x",
+                    "id": 100 + i,
                 },
             )
 
@@ -285,6 +421,8 @@ def test_sets_of_other_programs_are_read(foreign):
     assert list(tables) == ["records"]
     table = tables["records"]
     assert table.names == ("flat", "scan")
+    assert [table.record_id(i) for i in range(5)] == [str(n) for n in table.labels["id"]]
+    assert sorted(table.labels["id"]) == list(range(100, 105))
     assert sorted(table.labels["grade"]) == [0, 0, 1, 2, 3]
     for i in range(5):
         record = table[i]
@@ -318,7 +456,7 @@ def test_labels_are_read_only_when_asked_for(foreign, monkeypatch):
     assert len(read) == 1
     labels = pickle.loads(pickle.dumps(table)).labels
     assert dict(labels)["grade"].tolist() == [table[i]["grade"] for i in range(5)]
-    assert list(labels) == ["grade"]
+    assert list(labels) == ["grade", "id"]
     with pytest.raises(KeyError):
         labels["note"]
 

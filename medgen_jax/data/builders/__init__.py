@@ -7,12 +7,16 @@
 which lists files and reads tables and headers, but decodes no pixel. Its keyword-only arguments are
 the options of the set (`options`); what it warns of is told and kept with the prepared set, which lies in
 
-    data_dir / dataset / <source folder>-<size>[-<options>]-<hash of the content> / version
+    data_dir / dataset / <source folder>-<size>[-<options>][-<greyscale>]-<hash of the content> / version
 
 so that changed sources never hide behind an old set of the same name.
 
+Samples that are not 8 or 16 unsigned bits become levels through a `View`. It is kept with the set, because
+whoever reads other files for a network that was trained on it needs the same (`medgen_jax.data.sources.declared`).
+
 options     arguments as options                metadata     CSV files that come with public sets
 folders     folders and CSV files of your own   writer       tables as TFDS records
+greyscale   physical values as levels
 """
 
 from __future__ import annotations
@@ -33,10 +37,11 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.core.manifest import file_digest, is_sealed, seal
-from medgen_jax.data.builders import writer
+from medgen_jax.core.manifest import Damaged, file_digest, is_sealed, read, seal
+from medgen_jax.data.builders import greyscale, writer
 from medgen_jax.data.builders.options import as_text, describe, read_options
 from medgen_jax.data.formats.samples import Source
+from medgen_jax.data.images import View
 from medgen_jax.data.listing import Listing
 from medgen_jax.data.manifest import verify
 from medgen_jax.data.splits import overlaps
@@ -69,6 +74,7 @@ BUILDERS: dict[str, str] = {
     **{name: f"{_HERE}.{name}:open_source" for name in _SETS},
 }
 
+_PLAIN = View()
 _LONGEST = 80  # characters that the options may take in the name of a folder
 
 
@@ -105,6 +111,7 @@ def prepare(
     size: int | None = None,
     options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
+    view: View = _PLAIN,
 ) -> Path:
     """Write a data set as ArrayRecord shards, or check the one that is already there.
 
@@ -117,6 +124,7 @@ def prepare(
       size: resize every image to this square (bicubic); None keeps sizes.
       options: of the data set, as text or with the type that its argument has.
       say: receives one line per event.
+      view: how samples become levels (`greyscale.from_flags`).
 
     Returns:
       The directory to use as ``config.data.source``.
@@ -129,15 +137,25 @@ def prepare(
     function = builder(dataset)
     chosen = read_options(dataset, function, options or {})
     if not source.exists():
-        raise UserError(f"--source {source}: no such directory")
+        raise UserError(f"--source {source}: no such {'file' if dataset == 'csv' else 'directory'}")
     if not source.is_dir() and dataset != "csv":
         raise UserError(f"--source {source}: is no directory")
     if size is not None and size < 1:
         raise UserError(f"--size {size}: must be at least 1")
-    plan = _plan(dataset, source, size, chosen)
+    with greyscale.naming_flags():
+        return _prepare(dataset, source, data_dir, size, chosen, view, say)
+
+
+def _prepare(
+    dataset: str, source: Path, data_dir: Path, size: int | None, chosen: Mapping[str, Any], view: View,
+    say: Callable[[str], None],
+) -> Path:  # fmt: skip
+    """`prepare` with options read and arguments checked."""
+    plan = _plan(dataset, source, size, chosen, view)
     for note in plan.notes:
         say(f"note: {note}")
-    prefix = f"{_slug(source.resolve().name)}-{size or 'full'}-{_options_slug(chosen)}"
+    seen = "".join(f"{_slug(word)}-" for word in greyscale.words(view))
+    prefix = f"{_slug(source.resolve().name)}-{size or 'full'}-{_options_slug(chosen)}{seen}"
     name = f"{prefix}{plan.digest[:12]}"
     target = data_dir / dataset / name / writer.VERSION
     if target.is_dir():
@@ -146,15 +164,16 @@ def prepare(
         verify(target, full=True)
         say(f"{target}: already prepared from this content, all files verified")
         return target
-    _refuse_other_content(data_dir / dataset, prefix, source)
     written_from = {
         "folder": source.resolve().name,
         "sha256": plan.digest,
         "size": size,
         "options": {option: as_text(value) for option, value in chosen.items()},
+        "declared": greyscale.fields(view),
         # A prepared set may travel; where its source lay on this machine does not.
         "notes": [note.replace(str(source), source.resolve().name) for note in plan.notes],
     }
+    _refuse_other_content(data_dir / dataset, prefix, written_from)
     try:
         _write(dataset, plan, data_dir, target, written_from)
     except OSError as error:
@@ -174,25 +193,20 @@ def _module(dataset: str) -> ModuleType:
     return importlib.import_module(BUILDERS[dataset].split(":")[0])
 
 
-def _plan(dataset: str, source: Path, size: int | None, options: Mapping[str, Any]) -> Plan:
+def _plan(dataset: str, source: Path, size: int | None, options: Mapping[str, Any], view: View) -> Plan:
     """List, check and open a source; no pixel is decoded."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        try:
-            listings = builder(dataset)(source, **options)
-        except UserError as error:
-            # Splits are dealt for configurations too, whose fields the options are called after.
-            text = str(error).replace("set config.data.", "--set ").replace("config.data.", "--set ")
-            raise UserError(text) from error
+        listings = builder(dataset)(source, **options)
     notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
     for split, listing in listings.items():
         if not len(listing):
             raise UserError(f"{source}: the split {split} has no records; see --dataset {dataset} --help_options")
     notes += _shared_patients(source, listings, options, getattr(_module(dataset), "LEAKING", {}))
-    tables = {split: FileTable(listing, size) for split, listing in listings.items()}
+    tables = {split: FileTable(listing, size, view) for split, listing in listings.items()}
     for table in tables.values():
         _check_geometry(table, size)
-    return Plan(tables, tuple(notes), content_digest(listings))
+    return Plan(tables, tuple(notes), content_digest(listings, view))
 
 
 def _shared_patients(
@@ -243,16 +257,18 @@ def _check_geometry(table: FileTable, size: int | None) -> None:
 # ---- what identifies it --------------------------------------------------------------------------
 
 
-def content_digest(listings: Mapping[str, Listing]) -> str:
+def content_digest(listings: Mapping[str, Listing], view: View = _PLAIN) -> str:
     """sha256 over all that makes a set: the bytes of its files, which record has which of them, and what else it has.
 
     Files count with their names from their common folder on. A path that chooses a part of a file,
-    such as ``x.tif#1``, stands for the whole file.
+    such as ``x.tif#1``, stands for the whole file. A greyscale counts where one was asked for.
     """
     named = [file for listing in listings.values() for files in listing.columns.values() for file in files]
     whole = sorted({Source.parse(file).path for file in named})
     root = os.path.commonpath([path.parent for path in whole])
     total = hashlib.sha256(json.dumps(_records(listings, root), sort_keys=True).encode())
+    if declared := greyscale.fields(view):
+        total.update(json.dumps(declared, sort_keys=True).encode())
     for path in _bar(whole, desc="checksums", unit=" files"):
         try:
             content = file_digest(path)
@@ -297,11 +313,22 @@ def _options_slug(options: Mapping[str, Any]) -> str:
     return f"{words}-" if words else ""
 
 
-def _refuse_other_content(folder: Path, prefix: str, source: Path) -> None:
+def _refuse_other_content(folder: Path, prefix: str, written_from: Mapping[str, Any]) -> None:
+    """Refuse a second set of the same source and options; other options of a similar name stand beside it."""
+
+    def asked(source: Mapping[str, Any]) -> list[Any]:
+        return [source.get(key) or None for key in ("folder", "size", "options", "declared")]
+
     for other in sorted(folder.glob(f"{prefix}*")) if folder.is_dir() else ():
-        if re.fullmatch(f"{re.escape(prefix)}[0-9a-f]{{12}}", other.name):
+        if not re.fullmatch(f"{re.escape(prefix)}[0-9a-f]{{12}}", other.name):
+            continue
+        try:
+            same = asked(read(other / writer.VERSION)["source"]) == asked(written_from)
+        except (Damaged, KeyError):
+            same = True
+        if same:
             raise UserError(
-                f"{other}: was prepared from other content of {source.name}; "
+                f"{other}: was prepared from other content of {written_from['folder']}; "
                 "delete it, or choose another --data_dir, to prepare the present content"
             )
 

@@ -3,7 +3,7 @@
 A record holds its images, labels (class labels where they have names), values (``float32``), boxes
 ((n, 4) ``float32``), ``id``: the split and what the record is called in it, because TFDS stores
 records in hashed order, and ``group``, which tells patients or slides apart without naming them.
-TensorFlow is not needed.
+Beside the shards lies an index per split (`prepared.write_index`). TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.data import prepared
 from medgen_jax.data.tables import FileTable
 
 #: Features that every set, or every set of known patients, has beside its columns.
@@ -112,7 +113,10 @@ def write(
         if "write() failed" not in str(error):
             raise
         raise OSError(str(error).split("write() failed:")[1].split(";")[0].strip()) from error
-    return Path(builder.data_dir)
+    directory = Path(builder.data_dir)
+    for split in tables:
+        prepared.write_index(directory, split)
+    return directory
 
 
 def pseudonym(salt: str, name: str) -> str:

@@ -228,7 +228,11 @@ def narrow(found: Found) -> Iterator[Finding]:
             top, high = len(counts) - 1, int(np.flatnonzero(counts)[-1])
             if bits == 16 and 0 < high < top // 2:
                 message = f"{name}: the brightest of all {bits}-bit levels is {high:,} of {top:,}"
-                remedy = f"declare the range, such as config.data.range_low=0 --config.data.range_high={_power(high)}"
+                high = _power(high)
+                remedy = (
+                    f"declare the range: --config.data.range_low=0 --config.data.range_high={high}; for a prepared "
+                    f"set, prepare it again with --range_low 0 --range_high {high}"
+                )
                 yield Finding(WARNING, "narrow range", message, remedy)
 
 
