@@ -107,6 +107,8 @@ def _meaning(error: Exception) -> str:
             module, _, name = found["owner"].rpartition(".")
             near = _nearest(found["field"], getattr(sys.modules.get(module), name, None))
             return f"unknown configuration field {found['field']!r} of {name}{near}"
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}; --config takes a Python file with a function get_config"
     return f"{type(error).__name__}: {text}"
 
 

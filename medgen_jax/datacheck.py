@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import textwrap
 
 from absl import flags
 from ml_collections import config_flags
@@ -31,6 +32,7 @@ def main(_: list[str]) -> int:
     from medgen_jax.core.config import DataConfig, Layout
 
     trial = None
+    datachecking.refuse_foreign(_OUTPUT.value)
     if (_CONFIG.value is None) == (_INPUT.value is None):
         raise cli.UserError("give either --input DIR or --config NAME, whose data are to be checked")
     if _CONFIG.value is not None:
@@ -51,7 +53,8 @@ def main(_: list[str]) -> int:
     print("\n".join([*datachecking.lines(found), f"page: {path}"]))
     if found.errors:
         more = f", and {len(found.errors) - 1} more" if len(found.errors) > 1 else ""
-        raise cli.UserError(f"training refuses these data: {found.errors[0].message}{more}; see {path}")
+        first = textwrap.shorten(found.errors[0].message, 160, placeholder=" ...")
+        raise cli.UserError(f"training refuses these data: {first}{more}; see {path}")
     return 0
 
 

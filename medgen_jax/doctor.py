@@ -12,7 +12,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from medgen_jax import health
 from medgen_jax.core.errors import UserError
@@ -44,7 +43,7 @@ def _init(place: str, output: str | None) -> int:
     # Imported here: the reader of images must not keep the doctor from looking at a broken installation.
     from medgen_jax import starter
 
-    name = Path(place).expanduser().absolute().stem
+    name = starter.run_name(place)
     output = output or f"{name}.py"
     try:
         made = starter.draft(place, output)

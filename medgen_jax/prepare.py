@@ -39,13 +39,14 @@ def main(_: list[str]) -> int:
     from medgen_jax.data.builders import greyscale
     from medgen_jax.data.builders.options import split_words
 
-    needed = (_DATASET,) if _HELP_OPTIONS.value else (_DATASET, _SOURCE, _DATA_DIR)
-    for flag in needed:
+    if _DATASET.value:
+        options = builders.describe_options(_DATASET.value)
+        if _HELP_OPTIONS.value:
+            print("\n".join(options))
+            return 0
+    for flag in (_DATASET, _SOURCE, _DATA_DIR):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing; see python -m medgen_jax.prepare --help")
-    if _HELP_OPTIONS.value:
-        print("\n".join(builders.describe_options(_DATASET.value)))
-        return 0
     view = greyscale.from_flags(_RANGE_LOW.value, _RANGE_HIGH.value, _NAN.value, _WINDOW.value)
     logging.set_verbosity(logging.ERROR)  # TFDS warns about a configuration that it does not know by name
     words = split_words(_SET.value)

@@ -64,9 +64,11 @@ class LoadedSampler:
           key: a PRNG key or an integer seed; only samplers that draw random numbers use it.
 
         Raises:
-          UserError: inputs that are no dict, images that are no batch or lie outside [-1, 1].
+          UserError: inputs that are no dict or miss one, images that are no batch or lie outside [-1, 1].
         """
         _check(inputs)
+        if missing := sorted(set(self.inputs) - set(inputs)):
+            raise UserError(f"inputs are {sorted(inputs)}; this sampler also needs {missing}")
         key = jax.random.key(key) if isinstance(key, int) else key
         return self.jitted(self.variables, dict(inputs), key)
 

@@ -7,6 +7,7 @@ result is left to ``train --dry_run``.
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 import warnings
 from collections import Counter
@@ -104,6 +105,12 @@ def draft(place: str | Path, path: str | Path) -> Draft:
     return Draft(system, _text(place, path, system, material, settings))
 
 
+def run_name(place: str | Path) -> str:
+    """What a run on a directory or CSV file is called; of a prepared set, the folder above its version."""
+    place = Path(place).expanduser().absolute()
+    return place.parent.name if re.fullmatch(r"\d+(\.\d+)+", place.name) else place.stem
+
+
 def write(made: Draft, path: str | Path) -> Path:
     """Write a draft where no file is yet.
 
@@ -160,7 +167,7 @@ def _classes(config: DataConfig, opened: Mapping[str, Mapping[str, Table]]) -> l
     config.class_a, config.class_b = names[:2]
     quoted = [json.dumps(name, ensure_ascii=False) for name in names]
     more = f", ... ({len(names)} in all)" if len(names) > _CLASSES_TOLD else ""
-    why = f"the classes are {', '.join(quoted[:_CLASSES_TOLD])}{more}"
+    why = f"the classes are {', '.join(quoted[:_CLASSES_TOLD])}{more}" if len(names) > 2 else ""
     return [Setting("data.class_a", quoted[0], why), Setting("data.class_b", quoted[1])]
 
 
@@ -178,8 +185,8 @@ def _system(place: Path, tables: Mapping[str, Table]) -> tuple[str, dict[str, st
         return "cyclegan", {"a_channels": "a", "b_channels": "b"}
     raise UserError(
         f"{place}: has the table {', '.join(tables)} of single images, which no system here is trained on; lay out "
-        "pairs ({train,val}/{A,B} with equal names) for pix2pix, or two domains (trainA, trainB, or one folder per class) "
-        "for cyclegan"
+        "pairs ({train,val}/{A,B} with equal names) for pix2pix, or two domains (trainA, trainB, or one folder "
+        "per class) for cyclegan"
     )
 
 
@@ -250,6 +257,7 @@ def _reason(material: _Material, crop: int, step: int) -> str:
 
 
 def _text(place: Path, path: str | Path, system: str, material: _Material, settings: Sequence[Setting]) -> str:
+    name = place.name if place.stem == run_name(place) else run_name(place)
     sizes = Counter(header[:2] for header in material.headers)
     (height, width), _ = sizes.most_common(1)[0]
     counts = " and ".join(f"{count:,} in {side}" for side, count in material.records.items())
@@ -257,9 +265,9 @@ def _text(place: Path, path: str | Path, system: str, material: _Material, setti
     unchecked = "" if material.validation else " There is no val split: nothing will be validated."
     about = f"Images to learn from: {counts}; {told}.{unchecked} What is not set here is the default of {system}."
     lines = [
-        f'"""{system} on {_plain(place.name)}: a first configuration, made from what the files hold.',
+        f'"""{system} on {_plain(name)}: a first configuration, made from what the files hold.',
         "",
-        f"    python -m medgen_jax.train --config {_plain(path)} --workdir runs/{_plain(place.stem)}",
+        f"    python -m medgen_jax.train --config {_plain(path)} --workdir runs/{_plain(run_name(place))}",
         "",
         *textwrap.wrap(about, 110),
         '"""',

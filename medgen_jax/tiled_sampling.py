@@ -25,7 +25,7 @@ PyTree = Any
 Read = Callable[[int, int], np.ndarray]
 
 #: Tiles whose pooled statistics stand for the whole image.
-POOL_TILES = 16
+POOL_TILES = 12
 #: Images of up to this many tile areas are translated whole where the network takes their size.
 WHOLE_AREAS = 4
 BATCH = 4

@@ -38,6 +38,7 @@ def main(_: list[str]) -> int:
         sampler=_DIRECTION.value, which=which, tile=_TILE.value, overlap=_OVERLAP.value,
         batch=_BATCH.value, overwrite=_OVERWRITE.value, report=_REPORT.value,
         slide_options=translation.SlideOptions(_LEVEL.value, _COMPRESSION.value, _EVERY_TILE.value),
+        say=lambda doubt: print(f"note: {doubt}", flush=True),
     )  # fmt: skip
     print(f"{len(done)} image{'s' if len(done) > 1 else ''} written to {_OUTPUT.value}")
     if tiled := [d for d in done if d.tiles > 1]:

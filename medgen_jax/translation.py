@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,8 @@ from medgen_jax.sampling import LoadedSampler, load_sampler
 from medgen_jax.tiled_sampling import POOL_TILES, plan, sample_image
 from medgen_jax.viz.translations import Gallery, Row
 
+#: An image is at another scale than the training images when its side is so many times theirs, or they its.
+OTHER_SCALE = 1.5
 #: Jobs with their inputs, as read, and outputs in [-1, 1].
 Made = Iterator[tuple["Job", np.ndarray, np.ndarray]]
 
@@ -110,6 +112,7 @@ def translate(
     overwrite: bool = False,
     report: bool = True,
     slide_options: SlideOptions = _FULL_LEVEL,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Translated]:
     """Translate every image of a folder, or one file, of any size.
 
@@ -130,6 +133,7 @@ def translate(
       overwrite: replace outputs that exist.
       report: write ``report/index.html`` into ``target``.
       slide_options: level, compression, and whether tiles without tissue are translated.
+      say: told, in a sentence each, what may make the outputs worse than the training; the page says it too.
 
     Raises:
       UserError: unreadable or unfitting images, outputs that exist already.
@@ -147,7 +151,10 @@ def translate(
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be made ({error.strerror})") from error
 
-    gallery, done = Gallery(), {}
+    doubts = _other_scale(model, jobs)
+    for doubt in doubts:
+        say(doubt)
+    gallery, done, brightest = Gallery(), {}, 0
     series = Derivation(description=f"{model.system} {model.name}")
 
     def finish(job: Job, score: float, before: np.ndarray, after: np.ndarray) -> None:
@@ -162,6 +169,7 @@ def translate(
         ):
             about = dataclasses.replace(series, number=job.number, source=job.source if job.is_dicom else None)
             outputs.write(job.output, made, job.source, view, about)
+            brightest = max(brightest, int(image.max()) if job.header.bits == 16 else 0)
             finish(job, 1.0 if job.grid is None else seam_score(made, job.grid), image, made)
         for job in scans:
             size = batch or _tiles_per_call(model, [job])
@@ -170,8 +178,11 @@ def translate(
                 **dataclasses.asdict(slide_options),
             )  # fmt: skip
             finish(job, made.seam_score, made.before, made.after)
+    for doubt in (dark := _narrow(brightest, model, view)):
+        say(doubt)
     if report:
-        _report(gallery, folder, model, workdir, which, view, jobs)
+        notes = (*doubts, *dark, *_how_to_read(jobs, slide_options))
+        _report(gallery, folder, model, workdir, which, view, notes)
     return [done[job.number] for job in jobs]
 
 
@@ -269,18 +280,46 @@ def _plan(
     return jobs
 
 
+def _other_scale(model: LoadedSampler, jobs: Sequence[Job]) -> tuple[str, ...]:
+    """That objects are larger or smaller than those the network learned, where training resized its images."""
+    load = model.config.data.load_size
+    sides = [side for job in jobs for side in job.header[:2]] if load else []
+    if not sides or max(max(sides) / load, load / min(sides)) <= OTHER_SCALE:
+        return ()
+    seen = " to ".join(f"{side:,}" for side in sorted({min(sides), max(sides)}))
+    return (
+        f"training resized every image to {load} x {load} pixels (config.data.load_size); these have sides of {seen} "
+        "and are translated at their own scale: where whole images were learned, resize them alike first",
+    )
+
+
+def _narrow(brightest: int, model: LoadedSampler, view: View) -> tuple[str, ...]:
+    """That 16-bit images use the lower part of their levels only, for a network that learned from 8 bits."""
+    if view.range is not None or model.config.data.bits == 16 or not 0 < brightest < 0x7FFF:
+        return ()
+    return (
+        f"the brightest of all 16-bit samples is {brightest:,} of 65,535, so the network, which learned from 8-bit "
+        "images, saw them dark: stretch them to the full range first, or train with config.data.range_high",
+    )
+
+
+def _how_to_read(jobs: Sequence[Job], slide_options: SlideOptions) -> Iterator[str]:
+    if any(job.is_dicom for job in jobs):
+        yield (
+            "DICOM images are called by their number, the InstanceNumber of the output, because names of DICOM files "
+            "often identify patients."
+        )
+    if any(job.is_slide for job in jobs) and not slide_options.every_tile:
+        yield "Areas of slides without stained tissue are left blank; --every_tile translates them too."
+
+
 def _report(
     gallery: Gallery, folder: Path, model: LoadedSampler, workdir: str | Path, which: str | int, view: View,
-    jobs: Sequence[Job],
+    notes: tuple[str, ...],
 ) -> Path:  # fmt: skip
-    facts = {"System": model.system, "Sampler": model.name, "Checkpoint": str(which), "Images": f"{len(jobs):,}"}
+    images_done = f"{len(gallery.rows):,}"
+    facts = {"System": model.system, "Sampler": model.name, "Checkpoint": str(which), "Images": images_done}
     if view.range is not None:
         facts["Declared range"] = f"{view.range.low:g} to {view.range.high:g}".replace("-", "\u2212")
-    notes = ()
-    if any(job.is_dicom for job in jobs):
-        notes = (
-            "DICOM images are called by their number, the InstanceNumber of the output, because names of DICOM files "
-            "often identify patients.",
-        )
     title = Path(workdir).expanduser().absolute().name
     return gallery.write(folder / "report" / "index.html", title, facts, notes)

@@ -87,6 +87,7 @@ def test_a_wrong_command_is_answered_in_one_line(tmp_path, arguments, message):
         ("    config.data.crop_sise = 3", r"own\.py:5: AttributeError: .*crop_sise"),
         ("    return None", r"get_config\(\) must return a system's Config"),
         ("    import nonsense", r"own\.py:5: ModuleNotFoundError: .*nonsense"),
+        ("    a, 007", r"own\.py:5: leading zeros .*; --config takes a Python file"),
     ],
 )
 def test_errors_in_a_configuration_file_name_its_line(tmp_path, body, message):

@@ -386,6 +386,22 @@ def test_the_command_ends_with_2_where_training_would_refuse(mess, tmp_path):
     assert (tmp_path / "out/index.html").is_file()
 
 
+def test_an_empty_source_is_not_the_working_directory(tmp_path, monkeypatch):
+    save(tmp_path / "holiday/0.png", picture(1))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"config\.data\.source is empty"):
+        check("")
+
+
+def test_only_an_earlier_check_is_replaced(tmp_path):
+    (tmp_path / "index.html").write_text("somebody's page")
+    with pytest.raises(UserError, match=r"holds index\.html, but no datacheck\.json of an earlier check"):
+        datachecking.refuse_foreign(tmp_path)
+    (tmp_path / "datacheck.json").write_text("{}")
+    datachecking.refuse_foreign(tmp_path)
+    datachecking.refuse_foreign(tmp_path / "new")
+
+
 def test_the_command_ends_with_0_for_remarks(tmp_path):
     done = command("datacheck", "--input", "isl", "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr

@@ -53,6 +53,8 @@ def test_inputs_that_are_no_batch_of_images_are_refused(run):
         sampler({"image": image()[0]})
     with pytest.raises(UserError, match=r"floats outside \[-1, 1\]"):
         sampler({"image": image().astype(np.float32)})
+    with pytest.raises(UserError, match=r"inputs are \['img'\]; this sampler also needs \['image'\]"):
+        sampler({"img": image()})
     assert repr(sampler) == "LoadedSampler('a2b' of system 'pix2pix')"
 
 

@@ -74,6 +74,27 @@ def test_pairs_of_different_names_are_two_domains(tmp_path):
     assert config.data.layout is Layout.UNPAIRED and "no name in A is also in B" in text
 
 
+def test_two_classes_become_the_domains(tmp_path):
+    root = folders(tmp_path / "set", [f"{s}/{c}" for s in ("train", "val") for c in ("COVID", "NORMAL")], (64, 64, 1))
+    save(root / "train/NORMAL/2.png", (64, 64, 1))
+    config, text = written(root, tmp_path)
+    accepted(config)
+    assert (config.data.class_a, config.data.class_b) == ("COVID", "NORMAL")
+    assert "2 in a and 3 in b" in text and "the classes are" not in text
+
+
+def test_more_classes_than_two_are_listed_to_choose_from(tmp_path):
+    names = [f"c{i}" for i in range(7)]
+    config, text = written(folders(tmp_path / "set", [f"train/{n}" for n in names], (64, 64, 1)), tmp_path)
+    assert (config.data.class_a, config.data.class_b) == ("c0", "c1")
+    assert '"c0", "c1", "c2", "c3", "c4", ... (7 in all)' in text and "c5" not in text
+
+
+def test_a_prepared_set_is_called_by_its_name_and_not_by_its_version():
+    assert starter.run_name("sets/rsna/mini-128/1.1.0") == "mini-128"
+    assert starter.run_name("pairs.csv") == "pairs"
+
+
 def test_panels(tmp_path):
     config, _ = written(folders(tmp_path / "set", ("train", "val"), (32, 64, 3)), tmp_path)
     accepted(config)
@@ -115,7 +136,8 @@ def test_sizes_that_differ_small_ones_and_large_ones_are_resized(tmp_path):
 @pytest.mark.parametrize(
     ("names", "kind", "message"),
     [
-        (("train/NORMAL", "train/SICK"), {}, "single images, which no system here is trained on"),
+        (("train", "val"), {}, "single images, which no system here is trained on"),
+        (("train/NORMAL", "train/SICK", "val/NORMAL"), {}, "class_b = 'SICK': this split has no image"),
         (("val/A", "val/B"), {}, "has no split train, only val"),
         (("nothing/here/at/all",), {}, "expected"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import types
 
 import h5py
@@ -306,6 +307,29 @@ def test_the_page_names_files_but_no_dicom_file(monkeypatch, tmp_path):
     assert rows["whole.png"] == ["32 \u00d7 32", "1", "8", "whole", "\u2013"]
     assert rows["DICOM image 1"][:4] == ["70 \u00d7 100", "1", "16", "12"]
     assert len(page.images()) == 3
+
+
+@pytest.mark.parametrize(
+    ("top", "data", "said"),
+    [
+        (4095, {}, "the brightest of all 16-bit samples is 4,095 of 65,535"),
+        (65535, {}, None),
+        (4095, {"bits": 16}, None),
+        (4095, {"range_low": 0.0, "range_high": 4095.0}, None),
+        (65535, {"load_size": 66, "crop_size": 32}, "resized every image to 66 x 66 .* sides of 70 to 100 and"),
+        (65535, {"load_size": 70, "crop_size": 32}, None),
+    ],
+)
+def test_what_training_did_not_see_is_said_and_on_the_page(run, tmp_path, top, data, said):
+    image = noise(np.uint16, 0, top)
+    image[0, 0] = top
+    write_image(tmp_path / "x.tif", image)
+    doubts = []
+    run(tmp_path / "x.tif", loaded(**data), say=doubts.append)
+    assert len(doubts) == (said is not None)
+    if said:
+        assert re.search(said, doubts[0])
+        assert doubts[0] in Page((tmp_path / "out/report/index.html").read_text()).text
 
 
 def test_no_page_on_request(run, tmp_path):

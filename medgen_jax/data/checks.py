@@ -19,6 +19,10 @@ _WANTED = {
     "records": "single images: {train,val,test}/CLASS/name.png, {train,val,test}/name.png (config.data.layout=images), "
     "or a CSV file with path",
 }
+_DOMAINS = (
+    "two domains a and b: trainA and trainB, or two classes of single images named in config.data.class_a and "
+    "config.data.class_b"
+)
 
 
 def table_for(tables: Mapping[str, Table], stream: str) -> Table:
@@ -29,8 +33,10 @@ def table_for(tables: Mapping[str, Table], stream: str) -> Table:
     """
     if stream not in tables:
         have = ", ".join(sorted(tables))
-        wanted = _WANTED.get(stream, f"a table {stream!r}")
-        raise UserError(f"config.data.source: this system needs {wanted}; the data set has: {have}")
+        wanted = _DOMAINS if stream in ("a", "b") else _WANTED.get(stream, f"a table {stream!r}")
+        classes = tables["records"].classes.get("label", ()) if "records" in tables else ()
+        named = f" of the classes {', '.join(classes)}" if classes else ""
+        raise UserError(f"config.data.source: this system needs {wanted}; the data set has: {have}{named}")
     return tables[stream]
 
 

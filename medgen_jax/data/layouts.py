@@ -38,7 +38,8 @@ TREES = {
 }
 _UNSPLIT = (
     "move them below folders train, val and test, all images of one patient below the same; or write a CSV file with "
-    "the columns path and patient_id, which is split by patient, and set config.data.source to that file"
+    "the columns path and patient_id, which is split by patient, and set config.data.source to that file; published "
+    "data sets, as they were downloaded, are read by python -m medgen_jax.prepare"
 )
 #: Under it sizes are read whatever the samples are.
 _ANY_RANGE = View(range=Range(0, 1))
@@ -63,7 +64,9 @@ def find_layout(root: Path, layout: Layout = Layout.AUTO, panels: Mapping[str, P
     if layout is not Layout.AUTO:
         if present_splits(root, layout):
             return layout
-        raise UserError(f"{root}: {_found(root)}; expected {TREES[layout]}")
+        other = next((kind for kind in (Layout.PAIRED, Layout.UNPAIRED) if present_splits(root, kind)), None)
+        seen = f"is laid out as {other.value}, not as {layout.value}" if other else _found(root)
+        raise UserError(f"{root}: {seen}; expected {TREES[layout]}")
     for candidate in (Layout.PAIRED, Layout.UNPAIRED):
         if present_splits(root, candidate):
             return candidate

@@ -178,4 +178,5 @@ def check_counts(measures: Mapping[str, SetMeasure], counts: Mapping[str, int], 
         least = measure.minimum(settings)
         for side, count in counts.items():
             if count < least:
-                raise UserError(f"{side}: {count} images; {name} needs at least {least} on each side")
+                remedy = "add images, or choose other measures with --metrics"
+                raise UserError(f"{side}: {count} images; {name} needs at least {least} on each side; {remedy}")

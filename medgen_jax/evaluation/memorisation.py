@@ -130,7 +130,8 @@ def scores(report: Report) -> dict[str, Score]:
         extras = {name: measure[name] for name in ("expected_ratio", "p_value")} | {"verdict": content["verdict"]}
         method = f"{ends['method']} over generated images" if ends else "none"
         interval, level = ((ends["low"], ends["high"]), ends["level"]) if ends else (None, None)
-        warnings = (f"memorisation: {report['verdict']}",)
+        doubts = (f"memorisation by {space}: {note}" for note in content["notes"])
+        warnings = (f"memorisation: {report['verdict']}", *doubts)
         found[f"memorisation_{space}"] = Score(measure["ratio"], interval, method, extras, warnings, level)
     return found
 

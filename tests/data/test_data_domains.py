@@ -10,7 +10,7 @@ from PIL import Image
 
 from medgen_jax.core.config import DataConfig, Layout, TrainConfig, validate_shared
 from medgen_jax.core.errors import UserError
-from medgen_jax.data import builders, sources
+from medgen_jax.data import builders, checks, sources
 
 LEVELS = {"Normal": (10, 11, 12), "Lung Opacity": (200, 201), "Other": (99,)}
 
@@ -58,6 +58,12 @@ def test_of_a_csv_file(folder, tmp_path):
     rows = [f"train/{name}/train{level}.png,{name},train" for name, levels in LEVELS.items() for level in levels]
     (folder / "all.csv").write_text("path,label,split\n" + "\n".join(rows))
     assert_domains(sources.open_tables(config(folder / "all.csv"), "train"))
+
+
+def test_a_system_of_two_domains_says_which_classes_there_are(folder):
+    tables = sources.open_tables(DataConfig(source=str(folder)), "train")
+    with pytest.raises(UserError, match=r"config\.data\.class_b; .*has: records of the classes Lung Opacity, Normal"):
+        checks.table_for(tables, "a")
 
 
 def test_refusals(folder):

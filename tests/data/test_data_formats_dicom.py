@@ -417,6 +417,15 @@ def test_jpeg_and_jpeg_2000(tmp_path):
         np.testing.assert_array_equal(read_image(path)[..., 0], deep)
 
 
+def test_a_codestream_that_ends_early_is_one_error_and_no_traceback(tmp_path, caplog):
+    array = noise(np.uint8, size=(64, 64))
+    jpeg = encoded(array, "JPEG", quality=95)
+    path = write_encapsulated(tmp_path / "a.dcm", array, [jpeg[: len(jpeg) // 2]], JPEGBaseline8Bit)
+    with pytest.raises(UserError, match=r"a\.dcm: .*truncated"):
+        read_image(path)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(("kind", "syntax"), [("JPEG", JPEGBaseline8Bit), ("JPEG2000", JPEG2000Lossless)])
 def test_a_frame_larger_than_its_header_is_not_decoded(tmp_path, monkeypatch, kind, syntax):
     frame = encoded(np.zeros((300, 400), np.uint8), kind, **({"no_jp2": True} if kind == "JPEG2000" else {}))

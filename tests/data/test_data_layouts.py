@@ -237,6 +237,13 @@ def test_a_layout_that_was_asked_for_and_is_not_there(classes):
     assert f"{classes / 'test'}: no such folder (splits that are there: train, val)" in message
 
 
+def test_two_domains_are_not_called_unsplit_images_when_pairs_were_asked_for(tmp_path):
+    for folder in ("trainA", "trainB"):
+        write(tmp_path / folder / "0.png")
+    message = refused(config(tmp_path, layout=Layout.PAIRED))
+    assert message == f"{tmp_path}: is laid out as unpaired, not as paired; expected {layouts.TREES[Layout.PAIRED]}"
+
+
 # ---- fences --------------------------------------------------------------------------------------
 
 

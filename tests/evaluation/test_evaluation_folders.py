@@ -9,6 +9,7 @@ import pytest
 import small_networks
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.data.images import write_image
 from medgen_jax.evaluation.folders import ImageSet, eight_bit, require_matched, share_of_copies
 
 
@@ -49,6 +50,16 @@ def test_sizes_are_grouped_and_odd_files_warned_about(tmp_path):
     jpeg, sizes, bits = found.warnings()
     assert jpeg == "--fake: 1 of 5 files are JPEG: compression artefacts count as image content"
     assert "2 different sizes" in sizes and "4 images have 8 bits and 1 have 16" in bits
+
+
+@pytest.mark.parametrize(("top", "said"), [(4095, True), (65535, False), (0, False)])
+def test_16_bit_files_that_use_few_levels_are_warned_about(tmp_path, top, said):
+    image = np.zeros((24, 24, 1), np.uint16)
+    image[3, 4] = top
+    write_image(tmp_path / "a.png", image)
+    found = ImageSet.open("--real", tmp_path).warnings()
+    assert len(found) == said
+    assert not said or "--real: the brightest 16-bit sample found is 4,095 of 65,535" in found[0]
 
 
 def test_a_plain_folder_has_no_warnings(tmp_path):

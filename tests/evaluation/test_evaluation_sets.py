@@ -266,6 +266,18 @@ def test_memorisation_finds_copies_and_names_nobody(tmp_path):
     assert "Memorisation" in (tmp_path / "out/index.html").read_text()
 
 
+def test_a_held_out_image_that_was_trained_on_is_a_warning(tmp_path):
+    images = small_networks.pictures(20, seed=5, size=(32, 32))
+    for name, part in (("train", images[:8]), ("held", images[7:15]), ("made", images[15:])):
+        small_networks.write(tmp_path / name, part)
+    found = run(
+        tmp_path, tmp_path / "out", real=None, fake="made", metrics=("memorisation",), networks=small_networks.never,
+        train=tmp_path / "train", held_out=tmp_path / "held",
+    )  # fmt: skip
+    said = found.numbers["memorisation_pixels"]["warnings"]
+    assert any("by pixels: 1 held-out images are identical to a training image" in warning for warning in said)
+
+
 def test_patients_must_be_told_apart(folders, tmp_path):
     options = dict(metrics=("memorisation",), real=None, train=folders / "real", held_out=folders / "noisy")
     table = tmp_path / "patients.csv"

@@ -78,7 +78,8 @@ def describe(function: Callable[..., Any]) -> list[str]:
     lines = [(inspect.getdoc(function) or "").partition("\n")[0]]
     for option in options_of(function).values():
         told = f"{_takes(option.kind)}: {option.meaning}"
-        lines.append(f"  --set {option.name}={_shown(option.default)}".ljust(_COLUMN) + told.rstrip(": "))
+        start = f"  --set {option.name}={_shown(option.default)}"
+        lines.append(start.ljust(max(_COLUMN, len(start) + 2)) + told.rstrip(": "))
     return [line.replace("`", "") for line in lines]
 
 

@@ -6,6 +6,7 @@ JPEG-LS and JPEG 2000 by the decoders that pydicom finds, once the frame's own h
 
 from __future__ import annotations
 
+import logging
 import struct
 from typing import BinaryIO, NamedTuple
 
@@ -19,6 +20,9 @@ from pydicom.uid import UID
 from medgen_jax.core.errors import UserError
 from medgen_jax.data.formats import budget, codestream
 from medgen_jax.data.formats.samples import Source
+
+# pydicom logs a failed decoder with its traceback before it raises an error that says the same.
+logging.getLogger("pydicom.pixels.decoders.base").setLevel(logging.CRITICAL)
 
 #: Transfer syntax -> decoders, the preferred first. JPEG always goes the same way, so that pixels do
 #: not depend on what is installed.

@@ -157,7 +157,7 @@ def plan(source: Source, dtype: np.dtype, view: View) -> tuple[int, Range]:
     if span is None:
         raise UserError(
             f"{source}: has {dtype.name} samples, whose range must be declared: set config.data.range_low and "
-            "config.data.range_high to the values that shall be black and white"
+            "config.data.range_high to the values that shall be black and white (a run keeps those of its training)"
         )
     return view.bits or bits, span
 
