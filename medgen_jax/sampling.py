@@ -40,7 +40,7 @@ class LoadedSampler:
         jitted code.
       inputs: input name -> shape and dtype of one training record, without the batch axis.
       pool: ``(variables, inputs, key) -> variables``, jitted, under which tiles of one image agree in
-        colour (`medgen_jax.tiled_sampling`); None where they do anyway.
+        colour (`medgen_jax.translation.tiles`); None where they do anyway.
     """
 
     name: str

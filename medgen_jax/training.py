@@ -19,7 +19,7 @@ import numpy as np
 from medgen_jax import datachecking, pretrained, systems
 from medgen_jax.core import config as configs
 from medgen_jax.core.errors import UserError
-from medgen_jax.core.streams import Stream
+from medgen_jax.core.streams import Repeatable, Stream
 from medgen_jax.data import pipeline, sources
 from medgen_jax.data.checks import check_tables, image_columns, table_for
 from medgen_jax.data.tables import Table
@@ -243,7 +243,9 @@ def _context(system: System, data: Data) -> dict[str, Any]:
     baselines: dict[str, dict[str, float]] = {}
     for evaluator in system.evaluators.values():
         if split and evaluator.baselines:
-            training, validation = (data.records(evaluator.stream, s) for s in ("train", split))
+            training, validation = (
+                Repeatable(functools.partial(data.records, evaluator.stream, s)) for s in ("train", split)
+            )
             baselines |= evaluator.baselines(training, validation)
     notes = [] if split else ["the data have no val split: nothing was validated"]
     if split and not system.evaluators:

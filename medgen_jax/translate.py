@@ -25,19 +25,19 @@ _EVERY_TILE = flags.DEFINE_bool("every_tile", False, "Translate tiles of slides 
 
 def main(_: list[str]) -> int:
     """Check, load, translate, write."""
-    from medgen_jax import translation
     from medgen_jax.engine import runtime
+    from medgen_jax.translation import files
 
     for flag, meaning in ((_WORKDIR, "a run directory"), (_INPUT, "images"), (_OUTPUT, "a folder")):
         if flag.value is None:
             raise cli.UserError(f"--{flag.name} is missing: {meaning}")
     runtime.start()
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
-    done = translation.translate(
+    done = files.translate(
         _WORKDIR.value, _INPUT.value, _OUTPUT.value,
         sampler=_DIRECTION.value, which=which, tile=_TILE.value, overlap=_OVERLAP.value,
         batch=_BATCH.value, overwrite=_OVERWRITE.value, report=_REPORT.value,
-        slide_options=translation.SlideOptions(_LEVEL.value, _COMPRESSION.value, _EVERY_TILE.value),
+        slide_options=files.SlideOptions(_LEVEL.value, _COMPRESSION.value, _EVERY_TILE.value),
         say=lambda doubt: print(f"note: {doubt}", flush=True),
     )  # fmt: skip
     print(f"{len(done)} image{'s' if len(done) > 1 else ''} written to {_OUTPUT.value}")

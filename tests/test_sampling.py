@@ -14,10 +14,11 @@ import small_runs
 import tifffile
 from PIL import Image
 
-from medgen_jax import training, translation
+from medgen_jax import training
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine import restore
 from medgen_jax.sampling import load_sampler
+from medgen_jax.translation.files import translate
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_translate_keeps_names_bit_depth_and_format(run, tmp_path):
     Image.fromarray(image()[1, ..., 0]).save(source / "photo.jpg")
     tifffile.imwrite(source / "deep.tif", image(np.uint16)[0, ..., 0])
     Image.fromarray(image(size=64)[0, ..., 0]).save(source / "large.png")
-    done = translation.translate(run[0], source, tmp_path / "out", batch=2)
+    done = translate(run[0], source, tmp_path / "out", batch=2)
     assert [d.tiles for d in done] == [1, 1, 1, 1]
     eight = np.array(Image.open(tmp_path / "out/eight.png"))
     assert eight.shape == (32, 32, 3) and eight.dtype == np.uint8
@@ -148,7 +149,7 @@ def test_translate_keeps_names_bit_depth_and_format(run, tmp_path):
 
 def test_translate_takes_one_file(run, tmp_path):
     Image.fromarray(image()[0, ..., 0]).save(tmp_path / "one.png")
-    assert len(translation.translate(run[0], tmp_path / "one.png", tmp_path / "out")) == 1
+    assert len(translate(run[0], tmp_path / "one.png", tmp_path / "out")) == 1
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_translate_refuses_unfit_images_before_the_first(run, tmp_path, name, ar
     Image.fromarray(image()[0, ..., 0]).save(source / "fine.png")
     Image.fromarray(array).save(source / name)
     with pytest.raises(UserError, match=message):
-        translation.translate(run[0], source, tmp_path / "out")
+        translate(run[0], source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -173,16 +174,16 @@ def test_translate_never_replaces_silently(run, tmp_path):
     source.mkdir()
     Image.fromarray(image()[0, ..., 0]).save(source / "a.png")
     with pytest.raises(UserError, match="would replace the inputs"):
-        translation.translate(run[0], source, source)
-    translation.translate(run[0], source, tmp_path / "out")
+        translate(run[0], source, source)
+    translate(run[0], source, tmp_path / "out")
     with pytest.raises(UserError, match="exists already"):
-        translation.translate(run[0], source, tmp_path / "out")
-    assert translation.translate(run[0], source, tmp_path / "out", overwrite=True)
+        translate(run[0], source, tmp_path / "out")
+    assert translate(run[0], source, tmp_path / "out", overwrite=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images"):
-        translation.translate(run[0], tmp_path / "empty", tmp_path / "o2")
+        translate(run[0], tmp_path / "empty", tmp_path / "o2")
     with pytest.raises(UserError, match="no such file or folder"):
-        translation.translate(run[0], tmp_path / "nowhere", tmp_path / "o3")
+        translate(run[0], tmp_path / "nowhere", tmp_path / "o3")
     Image.fromarray(image()[0, ..., 0]).save(source / "a.jpg")
     with pytest.raises(UserError, match="same name"):
-        translation.translate(run[0], source, tmp_path / "o4")
+        translate(run[0], source, tmp_path / "o4")

@@ -6,9 +6,10 @@ one Grain pipeline whose example ``i`` is a pure function of ``(seed, stream, i)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -80,3 +81,13 @@ class Stream:
         """An all-zero batch of ``batch`` records (``per_step`` when None)."""
         size = self.per_step if batch is None else batch
         return {name: np.zeros((size, *f.shape), f.dtype) for name, f in self.fields}
+
+
+@dataclass(frozen=True)
+class Repeatable:
+    """What is read anew each time it is iterated."""
+
+    read: Callable[[], Iterator[Any]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.read()

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.core.streams import Repeatable
 from medgen_jax.engine import restore
 from medgen_jax.evaluation import comparison, numbers, results
 from medgen_jax.evaluation.distances import Reference
@@ -206,7 +207,7 @@ def _add_baselines(
         training = open_split(model, "train", data)
         say(f"baselines: reading {len(training.inputs)} training records ...")
         for measure in measures:
-            rows = measure(training.records(), records.records())
+            rows = measure(Repeatable(training.records), Repeatable(records.records))
             for row, values in rows.items():
                 kept = {name: value for name, value in values.items() if name in found.numbers}
                 found.baselines |= {row: kept} if kept else {}

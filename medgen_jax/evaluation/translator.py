@@ -12,7 +12,7 @@ from medgen_jax.core.errors import UserError
 from medgen_jax.evaluation.devices import OnDevices, parts
 from medgen_jax.evaluation.splits import Shape, Split
 from medgen_jax.sampling import LoadedSampler
-from medgen_jax.tiled_sampling import plan, sample_image
+from medgen_jax.translation.tiles import plan, sample_image
 
 
 class Batch(NamedTuple):

@@ -11,7 +11,7 @@ accumulators are NumPy, and those that compare every pair take whole sets.
 
 pairs of images    paired, ssim, structure, haarpsi, masked, colour (colour_difference), lpips
 sets of features   frechet (FID), kernel (KID), manifold (precision, recall, density, coverage), memorisation/
-sets of images     intensity, spectra; baselines: answers without a network
+sets of images     intensity, spectra; baselines, restoration: answers without a network
 maps               anomaly (anomaly_maps), localisation, boxes, ranking (AUROC, AUPRC); attribution (CAM, Grad-CAM)
 single images      focus: sharpness, one number per image
 how sure           intervals, resampling

@@ -92,7 +92,7 @@ class Evaluator(NamedTuple):
       merge: ``(acc, acc) -> acc``.
       compute: ``acc -> {name: scalar or 1-d array}`` on host NumPy values.
       baselines: ``(training records, evaluation records) -> {row: {name: scalar}}``: what answers
-        without a network would score; both are iterables of dicts of single records, HWC, raw.
+        without a network would score; both may be iterated repeatedly, over dicts of single records, HWC, raw.
     """
 
     stream: str

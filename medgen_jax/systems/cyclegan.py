@@ -347,7 +347,8 @@ class CycleGAN(System):
         a2b = self.samplers["a2b"]
         if self.optics:
             return {"paired": registered_pairs.evaluator(a2b, "b", self._defocused)}
-        return {"paired": registered_pairs.evaluator(a2b)} if self.pairs == "all" else {}
+        restores = self.channels[0] == self.channels[1]
+        return {"paired": registered_pairs.evaluator(a2b, restores=restores)} if self.pairs == "all" else {}
 
     @property
     def monitor(self) -> Monitor | None:

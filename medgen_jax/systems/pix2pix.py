@@ -368,7 +368,8 @@ class Pix2Pix(System):
     def evaluators(self) -> dict[str, Evaluator]:
         """``paired``: PSNR, SSIM, Pearson r and mean absolute error against the targets."""
         # Statistics that must be handed in come from a first pass, which validation does not make.
-        return {} if self.stats == "given" else {"paired": registered_pairs.evaluator(self._a2b)}
+        restores = self.channels[0] == self.channels[1]
+        return {} if self.stats == "given" else {"paired": registered_pairs.evaluator(self._a2b, restores=restores)}
 
     @property
     def monitor(self) -> Monitor:

@@ -10,6 +10,7 @@ import jax
 from medgen_jax.core.streams import Field
 from medgen_jax.metrics import paired
 from medgen_jax.metrics.baselines import constant_baselines
+from medgen_jax.metrics.restoration import restoration_baselines
 from medgen_jax.ops.scale import to_unit
 from medgen_jax.systems.base import Evaluator, Preview, Record, Sampler
 
@@ -44,10 +45,13 @@ def preview(stream: str = "pairs", complete: Complete = as_they_are, target: boo
     return Preview("a2b", stream, inputs, (("image", "input"), ("b", "target")) if target else (("image", "input"),))
 
 
-def evaluator(a2b: Sampler, stream: str = "pairs", complete: Complete = as_they_are) -> Evaluator:
+def evaluator(
+    a2b: Sampler, stream: str = "pairs", complete: Complete = as_they_are, restores: bool = False
+) -> Evaluator:
     """PSNR, SSIM, Pearson r and mean absolute error of ``a2b`` against b.
 
-    Beside answers that need no network, where a is stored with b.
+    Beside answers that need no network, where a is stored with b: constants, and filters of a where it is a
+    worse image of b (``restores``).
     """
 
     def accumulate(acc: PyTree, variables: PyTree, batch: Mapping[str, jax.Array], key: jax.Array) -> PyTree:
@@ -56,7 +60,10 @@ def evaluator(a2b: Sampler, stream: str = "pairs", complete: Complete = as_they_
         return paired.accumulate(acc, image, to_unit(whole["b"]), whole["mask"])
 
     def baselines(train: Iterable[Record], test: Iterable[Record]) -> dict[str, dict[str, float]]:
-        return constant_baselines((r["b"] for r in train), ((r["a"], r["b"]) for r in test))
+        rows = constant_baselines((r["b"] for r in train), ((r["a"], r["b"]) for r in test))
+        if restores:
+            rows |= restoration_baselines(*(((r["a"], r["b"]) for r in records) for records in (train, test)))
+        return rows
 
     known = baselines if complete is as_they_are else None
     return Evaluator(stream, paired.init, accumulate, paired.merge, paired.compute, known)

@@ -112,6 +112,16 @@ def test_streams():
     assert build(pairs=Pairs.ALL).monitor.name == "psnr" and build().monitor is None
 
 
+def test_filters_stand_beside_restored_images_where_channels_are_equal():
+    rng = np.random.default_rng(0)
+    records = [{side: rng.integers(0, 256, (24, 24, 1)).astype(np.uint8) for side in "ab"} for _ in range(2)]
+    rows = build(pairs=Pairs.ALL).evaluators["paired"].baselines(records, records)
+    assert {"all black", "input unchanged", "unsharp mask", "Wiener filter"} <= set(rows)
+    wider = [{"a": r["a"], "b": r["b"].repeat(3, -1)} for r in records]
+    stain = build(pairs=Pairs.ALL, model__b_channels=3, loss__identity=0.0)
+    assert "unsharp mask" not in stain.evaluators["paired"].baselines(wider, wider)
+
+
 def synthetic(**fields):
     blur = cyclegan_options.DefocusConfig(0.5e-6, (550e-9,), 0.3, z_min=8e-6, z_max=8e-6)
     return build(**{"pairs": Pairs.SYNTHETIC, "defocus": blur, "loss__paired": 1.0, **fields})

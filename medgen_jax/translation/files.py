@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from medgen_jax import batching, outputs, slides
 from medgen_jax.core.errors import UserError
 from medgen_jax.data import images, layouts, sources
 from medgen_jax.data.formats.dicom_write import Derivation
 from medgen_jax.data.images import View
 from medgen_jax.ops.tiles import Grid, seam_score
 from medgen_jax.sampling import LoadedSampler, load_sampler
-from medgen_jax.tiled_sampling import POOL_TILES, plan, sample_image
+from medgen_jax.translation import batching, outputs, slides
+from medgen_jax.translation.tiles import POOL_TILES, plan, sample_image
 from medgen_jax.viz.translations import Gallery, Row
 
 #: An image is at another scale than the training images when its side is so many times theirs, or they its.
@@ -119,9 +119,9 @@ def translate(
     Files are read as in training: with the run's declared range and window. All headers are checked
     against the network before the first image is decoded. Images of the training size, or of another
     one that the network takes and that is not much larger, are translated whole, several at a time; all
-    others in overlapping tiles that are blended (`medgen_jax.tiled_sampling`); whole slides are streamed
-    into OME-TIFF (`medgen_jax.slides`). Outputs are stored as their inputs are (`medgen_jax.outputs`); DICOM
-    becomes a derived DICOM that says it is synthetic, with new identifiers and without the patient's.
+    others in overlapping tiles that are blended (`tiles`); whole slides are streamed into OME-TIFF (`slides`).
+    Outputs are stored as their inputs are (`outputs`); DICOM becomes a derived DICOM that says it is synthetic,
+    with new identifiers and without the patient's.
 
     Args:
       workdir, sampler, which: as in `load_sampler`.
@@ -129,7 +129,7 @@ def translate(
       target: folder for the outputs.
       tile, overlap: pixels; a given tile cuts every image. By default tiles are as large as the training images and
         overlap by a quarter.
-      batch: images or tiles per call; None: what fits into memory (`medgen_jax.batching`).
+      batch: images or tiles per call; None: what fits into memory (`batching`).
       overwrite: replace outputs that exist.
       report: write ``report/index.html`` into ``target``.
       slide_options: level, compression, and whether tiles without tissue are translated.

@@ -14,14 +14,14 @@ import pytest
 import small_runs
 import tifffile
 
-from medgen_jax import slides
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import Field
 from medgen_jax.data.formats import ome_tiff
 from medgen_jax.data.slides import open_slide
 from medgen_jax.ops.tiles import Grid, seam_score
 from medgen_jax.sampling import LoadedSampler
-from medgen_jax.tiled_sampling import POOL_TILES
+from medgen_jax.translation import slides
+from medgen_jax.translation.tiles import POOL_TILES
 
 HEIGHT, WIDTH, TILE = 150, 230, 32
 
@@ -225,7 +225,7 @@ _CHILD = """
 import json, pathlib, sys
 import jax
 import numpy as np
-from medgen_jax import slides
+from medgen_jax.translation import slides
 from medgen_jax.core.streams import Field
 from medgen_jax.sampling import LoadedSampler
 from medgen_jax.systems import cyclegan

@@ -21,7 +21,7 @@ from data import dicom_files
 from PIL import Image
 from viz.test_viz_report import Page
 
-from medgen_jax import batching, outputs, training, translation
+from medgen_jax import training
 from medgen_jax.core.config import DataConfig, Nan
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import Field
@@ -29,6 +29,7 @@ from medgen_jax.data.images import Range, View, dequantise, read_image, read_ran
 from medgen_jax.ops.scale import to_unit
 from medgen_jax.sampling import LoadedSampler, load_sampler
 from medgen_jax.systems import cyclegan
+from medgen_jax.translation import batching, files, outputs
 
 PHASE = View(range=Range(-3.2, 3.2))
 SIZE = (70, 100)  # more than four tiles of 32, so it is cut
@@ -50,8 +51,8 @@ def run(monkeypatch, tmp_path):
     """``run(file, sampler) -> output file`` through the front door."""
 
     def translate(source, model, **options):
-        monkeypatch.setattr(translation, "load_sampler", lambda *_: model)
-        (done,) = translation.translate("run", source, tmp_path / "out", **options)
+        monkeypatch.setattr(files, "load_sampler", lambda *_: model)
+        (done,) = files.translate("run", source, tmp_path / "out", **options)
         return done.output
 
     return translate
@@ -225,11 +226,11 @@ def test_dicom_says_that_it_is_synthetic_and_nothing_of_the_patient(run, tmp_pat
 
 
 def test_images_of_one_call_are_one_numbered_series(monkeypatch, tmp_path):
-    monkeypatch.setattr(translation, "load_sampler", lambda *_: loaded())
+    monkeypatch.setattr(files, "load_sampler", lambda *_: loaded())
     (tmp_path / "in").mkdir()
     for name in ("b.dcm", "a.dcm"):
         dicom_files.write(tmp_path / "in" / name, DICOM["8 bits"][0])
-    done = translation.translate("run", tmp_path / "in", tmp_path / "out")
+    done = files.translate("run", tmp_path / "in", tmp_path / "out")
     found = [pydicom.dcmread(d.output) for d in done]
     assert [d.output.name for d in done] == ["a.dcm", "b.dcm"]
     assert [data.InstanceNumber for data in found] == [1, 2]
@@ -293,12 +294,12 @@ def test_a_given_batch_wins(run, tmp_path, monkeypatch):
 
 
 def test_the_page_names_files_but_no_dicom_file(monkeypatch, tmp_path):
-    monkeypatch.setattr(translation, "load_sampler", lambda *_: loaded(window="full"))
+    monkeypatch.setattr(files, "load_sampler", lambda *_: loaded(window="full"))
     (tmp_path / "in").mkdir()
     dicom_files.write(tmp_path / "in" / "doe_jane_19700102.dcm", DICOM["12 in 16"][0], stored=12, PatientName="Roe^R")
     write_image(tmp_path / "in" / "zebra.png", noise(np.uint8, 0, 255))
     write_image(tmp_path / "in" / "whole.png", noise(np.uint8, 0, 255, (32, 32)))
-    translation.translate(tmp_path / "my_run", tmp_path / "in", tmp_path / "out")
+    files.translate(tmp_path / "my_run", tmp_path / "in", tmp_path / "out")
     page = Page((tmp_path / "out/report/index.html").read_text())
     assert "my_run" in page.text and "toy" in page.text
     assert "zebra.png" in page.text and "DICOM image 1" in page.text and "InstanceNumber" in page.text
@@ -357,8 +358,8 @@ def test_tiles_of_a_network_that_normalises_each_image_agree(monkeypatch, tmp_pa
     """On phase-contrast images."""
     image = np.asarray(Image.open(root / "medgen_jax/data/isl/train/A/mosaic_1024x384.png"))[:184, :184]
     write_image(tmp_path / "x.png", image)
-    monkeypatch.setattr(translation, "load_sampler", lambda *_: small_cyclegan())
-    (done,) = translation.translate("run", tmp_path / "x.png", tmp_path / "out")
+    monkeypatch.setattr(files, "load_sampler", lambda *_: small_cyclegan())
+    (done,) = files.translate("run", tmp_path / "x.png", tmp_path / "out")
     assert done.tiles == 100 and done.seam_score <= 1.05
     assert np.std(read_image(done.output)) > 5
 
@@ -375,7 +376,7 @@ def test_tiles_agree_on_a_large_slide_region(tmp_path, shared):
     config.data.crop_size, config.train.steps, config.train.precision = 256, 1, "float32"
     config.model = cyclegan.ModelConfig(3, 3, ngf=8, ndf=4)
     run = untrained_runs.write(tmp_path / "run", config)
-    (done,) = translation.translate(run, tmp_path / "region.png", tmp_path / "out")
+    (done,) = files.translate(run, tmp_path / "region.png", tmp_path / "out")
     assert done.tiles >= 81 and done.seam_score <= 1.05
 
 
@@ -389,18 +390,18 @@ def test_slides_join_the_images_of_a_folder(monkeypatch, tmp_path):
     (tmp_path / "in").mkdir()
     tifffile.imwrite(tmp_path / "in/scan.tif", glass, photometric="rgb", tile=(64, 64), metadata=None)
     write_image(tmp_path / "in/tile.png", glass[:32, :32])
-    monkeypatch.setattr(translation.slides, "is_slide", lambda path: path.name == "scan.tif")
-    monkeypatch.setattr(translation, "load_sampler", lambda *_: loaded(channels=3))
-    done = translation.translate("run", tmp_path / "in", tmp_path / "out")
+    monkeypatch.setattr(files.slides, "is_slide", lambda path: path.name == "scan.tif")
+    monkeypatch.setattr(files, "load_sampler", lambda *_: loaded(channels=3))
+    done = files.translate("run", tmp_path / "in", tmp_path / "out")
     assert [d.output.name for d in done] == ["tile.png", "scan.ome.tif"]
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out/scan.ome.tif")[40:110, 60:150], glass[40:110, 60:150])
     page = Page((tmp_path / "out/report/index.html").read_text())
     rows = {cells[0][0]: [text for text, _ in cells[1:4]] for cells in page.rows[1:]}
     assert rows == {"scan.tif": ["150 \u00d7 230", "3", "8"], "tile.png": ["32 \u00d7 32", "3", "8"]}
     (tmp_path / "in/tile.png").unlink()
-    options = translation.SlideOptions(level=1)
+    options = files.SlideOptions(level=1)
     with pytest.raises(UserError, match="there is no level 1"):
-        translation.translate("run", tmp_path / "in", tmp_path / "o2", slide_options=options)
+        files.translate("run", tmp_path / "in", tmp_path / "o2", slide_options=options)
     assert not (tmp_path / "o2").exists()
 
 
@@ -428,7 +429,7 @@ def test_floating_point_data_train_resume_and_are_translated(tmp_path):
         return training.train(config, tmp_path / "run", devices=jax.devices()[:1], console=small_runs.silent())
 
     assert train(2).step == 2 and train(4).step == 4
-    done = translation.translate(tmp_path / "run", tmp_path / "data/val/A", tmp_path / "out")
+    done = files.translate(tmp_path / "run", tmp_path / "data/val/A", tmp_path / "out")
     made = [tifffile.imread(d.output) for d in done]
     assert [(m.dtype, m.shape) for m in made] == [(np.uint16, (32, 32, 3))] * 2
     expected = np.asarray(load_sampler(tmp_path / "run")({"image": read_image(done[0].source, view=PHASE)[None]}))[0]

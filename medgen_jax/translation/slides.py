@@ -25,7 +25,7 @@ from medgen_jax.ops.scale import from_unit
 from medgen_jax.ops.tiles import Grid, Seams
 from medgen_jax.ops.tissue import MINIMUM, tissue_mask
 from medgen_jax.sampling import LoadedSampler
-from medgen_jax.tiled_sampling import BATCH, plan, sample_rows
+from medgen_jax.translation.tiles import BATCH, plan, sample_rows
 
 __all__ = ["TranslatedSlide", "is_slide", "output_name", "plan_slide", "translate_slide"]
 

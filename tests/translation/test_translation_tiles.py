@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medgen_jax import tiled_sampling
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import Field
 from medgen_jax.ops.tiles import Grid, seam_score
 from medgen_jax.sampling import LoadedSampler
+from medgen_jax.translation import tiles
 
 
 def sampler(function, pool=None, variables=None, size=32):
@@ -49,11 +49,11 @@ def picture(height, width, dtype=np.uint8):
 
 def test_small_images_that_fit_stay_whole_and_others_are_cut():
     net = sampler(identity)
-    assert tiled_sampling.plan(net, (32, 32, 1), "uint8") is None
-    assert tiled_sampling.plan(net, (64, 64, 1), "uint8") is None
-    assert tiled_sampling.plan(net, (72, 64, 1), "uint8") == Grid(72, 64, 32, 8)
-    assert tiled_sampling.plan(net, (30, 40, 1), "uint8") == Grid(30, 40, 32, 8)
-    assert tiled_sampling.plan(net, (32, 32, 1), "uint8", tile=16, overlap=2) == Grid(32, 32, 16, 2)
+    assert tiles.plan(net, (32, 32, 1), "uint8") is None
+    assert tiles.plan(net, (64, 64, 1), "uint8") is None
+    assert tiles.plan(net, (72, 64, 1), "uint8") == Grid(72, 64, 32, 8)
+    assert tiles.plan(net, (30, 40, 1), "uint8") == Grid(30, 40, 32, 8)
+    assert tiles.plan(net, (32, 32, 1), "uint8", tile=16, overlap=2) == Grid(32, 32, 16, 2)
 
 
 @pytest.mark.parametrize(
@@ -66,20 +66,20 @@ def test_small_images_that_fit_stay_whole_and_others_are_cut():
 )
 def test_impossible_tiles_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        tiled_sampling.plan(sampler(identity), (100, 100, 1), "uint8", **options)
+        tiles.plan(sampler(identity), (100, 100, 1), "uint8", **options)
 
 
 def test_a_sampler_that_changes_the_size_cannot_be_tiled():
     smaller = sampler(lambda variables, inputs, key: identity(variables, inputs, key)[:, ::2, ::2])
     with pytest.raises(UserError, match=r"turns 32 x 32 pixels into \(16, 16\)"):
-        tiled_sampling.plan(smaller, (100, 100, 1), "uint8")
+        tiles.plan(smaller, (100, 100, 1), "uint8")
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7])
 def test_pointwise_samplers_do_not_notice_the_tiles(batch):
     image = picture(75, 110)
     net = sampler(identity)
-    made = tiled_sampling.sample_image(net, image, tiled_sampling.plan(net, image.shape, "uint8"), batch=batch)
+    made = tiles.sample_image(net, image, tiles.plan(net, image.shape, "uint8"), batch=batch)
     np.testing.assert_allclose(made, image / 127.5 - 1, atol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_pooled_statistics_make_tiles_agree():
     image = picture(96, 160)
     alone, agreeing = sampler(instance_norm), sampler(instance_norm, pool)
     grid = Grid(96, 160, 32, 0)
-    seen, mended = (tiled_sampling.sample_image(net, image, grid) for net in (alone, agreeing))
+    seen, mended = (tiles.sample_image(net, image, grid) for net in (alone, agreeing))
     assert seam_score(seen, grid) > 1.2 and abs(seam_score(mended, grid) - 1) < 0.05
     # The pooled mean is that of the image, so the result is the untiled one.
     whole = np.asarray(instance_norm({}, {"image": jnp.asarray(image[None])}, None))[0]
@@ -102,7 +102,7 @@ def test_skipped_tiles_become_background_and_are_never_read_for_translation():
         read.append(left)
         return grid.cut(image, top, left)
 
-    rows = tiled_sampling.sample_rows(sampler(identity), look, grid, skip=lambda top, left: left == 32, background=0.5)
+    rows = tiles.sample_rows(sampler(identity), look, grid, skip=lambda top, left: left == 32, background=0.5)
     made = np.concatenate(list(rows))
     np.testing.assert_allclose(made[:, 32:64], 0.5)
     np.testing.assert_allclose(made[:, :32], image[:, :32] / 127.5 - 1, atol=1e-5)
