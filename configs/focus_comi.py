@@ -13,8 +13,8 @@ Where the published code departs from the paper's text, this file follows the te
 --config.pairs=none --config.loss.content_source=input. With images in focus alone:
 `python -m medgen_jax.defocus` makes the other half.
 
-Cost: 23 TFLOP a step of four. Expected: the paper reports 38.6 dB PSNR on its own Leishmania images, not bundled here; a run
-without a GPU is focus_cpu.
+Cost: 23 TFLOP a step of four. Expected: the paper reports 38.6 dB PSNR on its own Leishmania images, not bundled
+here; a run without a GPU is focus_cpu.
 """
 
 from medgen_jax.systems.cyclegan import Config

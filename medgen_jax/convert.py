@@ -23,7 +23,7 @@ _SIZE = flags.DEFINE_integer("size", 256, "--from: side of the training images, 
 _STATS = flags.DEFINE_enum("stats", "running", ["running", "batch"], "--from: statistics of batch norms at inference.")
 _DROPOUT = flags.DEFINE_bool("dropout", False, "--from: keep dropout at inference, as the reference without --eval.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "--to: the run.")
-_WHICH = flags.DEFINE_string("which", "last", "--to: checkpoint: last, best, or a step.")
+_WHICH = flags.DEFINE_string("checkpoint", "last", "--to: last, best, or a step.")
 _SAMPLER = flags.DEFINE_string("sampler", None, "--to jax-export: which sampler; the system's first if left out.")
 
 

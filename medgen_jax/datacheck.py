@@ -53,7 +53,7 @@ def main(_: list[str]) -> int:
     print("\n".join([*datachecking.lines(found), f"page: {path}"]))
     if found.errors:
         more = f", and {len(found.errors) - 1} more" if len(found.errors) > 1 else ""
-        first = textwrap.shorten(found.errors[0].message, 160, placeholder=" ...")
+        first = textwrap.shorten(found.errors[0].message, 160)
         raise cli.UserError(f"training refuses these data: {first}{more}; see {path}")
     return 0
 

@@ -178,7 +178,7 @@ class _Judge:
         """
         for place, image in zip(batch.places, batch.outputs, strict=True):
             if not np.isfinite(image).all():
-                raise UserError(f"the sampler's output for record {place} is not finite; choose another --which")
+                raise UserError(f"the sampler's output for record {place} is not finite; choose another --checkpoint")
         outputs = np.asarray(from_unit(jnp.asarray(batch.outputs)))
         if self.made:
             self.made.add(batch.places, eight_bit(outputs))

@@ -201,7 +201,7 @@ def test_targets_must_have_the_size_of_outputs(finished, tmp_path):
 def test_outputs_that_are_not_finite_are_named(finished, tmp_path, monkeypatch):
     broken = Batch((3,), np.zeros((1, 32, 32, 1), np.uint8), np.full((1, 32, 32, 3), np.nan, np.float32))
     monkeypatch.setattr(Translator, "__call__", lambda *_: iter([broken]))
-    with pytest.raises(UserError, match="output for record 3 is not finite; choose another --which"):
+    with pytest.raises(UserError, match="output for record 3 is not finite; choose another --checkpoint"):
         run(finished, tmp_path / "out", split="val")
 
 

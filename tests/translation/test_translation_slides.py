@@ -162,7 +162,7 @@ def test_names_of_outputs(tmp_path):
     assert {name: slides.output_name(tmp_path / name) for name in names} == names
 
 
-def refused(source, output, message, model=None, **options):
+def assert_refused(source, output, message, model=None, **options):
     before = sorted(output.parent.iterdir())
     with pytest.raises(UserError, match=message):
         slides.translate_slide(model or sampler(), source, output, **options)
@@ -170,31 +170,31 @@ def refused(source, output, message, model=None, **options):
 
 
 def test_what_cannot_be_done_is_refused(source, output, tmp_path, monkeypatch):
-    refused(source, output, "has levels 0 to 1; there is no level 2", level=2)
-    refused(source, output, "no level -1", level=-1)
-    refused(source, output, "--overlap = 16", tile=16, overlap=16)
-    refused(source, output, "--batch = 0", batch=0)
-    refused(source, output, "--compression = zip: must be one of deflate, jpeg", compression="zip")
-    refused(source, output.with_suffix(".png"), "name it Jane-Doe.ome.tif")
-    refused(source, source, "would replace the slide itself")
-    refused(tmp_path / "no.tif", output, "no.tif: no such file")
+    assert_refused(source, output, "has levels 0 to 1; there is no level 2", level=2)
+    assert_refused(source, output, "no level -1", level=-1)
+    assert_refused(source, output, "--overlap = 16", tile=16, overlap=16)
+    assert_refused(source, output, "--batch = 0", batch=0)
+    assert_refused(source, output, "--compression = zip: must be one of deflate, jpeg", compression="zip")
+    assert_refused(source, output.with_suffix(".png"), "name it Jane-Doe.ome.tif")
+    assert_refused(source, source, "would replace the slide itself")
+    assert_refused(tmp_path / "no.tif", output, "no.tif: no such file")
     with pytest.raises(UserError, match="no such folder"):
         slides.translate_slide(sampler(), source, tmp_path / "none" / "x.tif")
-    refused(source, output, "makes 2 channels", sampler(lambda *a: identity(*a)[..., :2]))
+    assert_refused(source, output, "makes 2 channels", sampler(lambda *a: identity(*a)[..., :2]))
 
     def one_channel(variables, inputs, key):
         if inputs["image"].shape[-1] != 1:
             raise UserError("takes 1 channel")
         return identity(variables, inputs, key)
 
-    refused(source, output, "Jane-Doe.tif: tiles of 32 x 32 pixels: takes 1 channel", sampler(one_channel))
+    assert_refused(source, output, "Jane-Doe.tif: tiles of 32 x 32 pixels: takes 1 channel", sampler(one_channel))
     monkeypatch.setattr(slides, "_ROW_BYTES", 1000)
-    refused(source, output, "choose a smaller --tile or a higher --level")
+    assert_refused(source, output, "choose a smaller --tile or a higher --level")
 
 
 def test_slides_without_tissue_are_refused(tmp_path, output):
     tifffile.imwrite(tmp_path / "a.tif", np.full((80, 90, 3), 240, np.uint8), photometric="rgb", tile=(64, 64))
-    refused(tmp_path / "a.tif", output, r"no tile holds stained tissue; add --every_tile")
+    assert_refused(tmp_path / "a.tif", output, r"no tile holds stained tissue; add --every_tile")
 
 
 def test_a_disk_that_is_too_small_is_noticed_first(source, output, monkeypatch):
@@ -203,14 +203,16 @@ def test_a_disk_that_is_too_small_is_noticed_first(source, output, monkeypatch):
 
     monkeypatch.setattr(slides, "sample_rows", never)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
-    refused(source, output, r"x.ome.tif: needs about 0.0 GB and 0.0 GB are free; make room, or --compression jpeg")
+    assert_refused(
+        source, output, r"x.ome.tif: needs about 0.0 GB and 0.0 GB are free; make room, or --compression jpeg"
+    )
 
 
 def test_a_failure_on_the_way_leaves_nothing(source, output, monkeypatch):
     def gone(variables, inputs, key):
         return identity(variables, inputs, key) * jnp.nan
 
-    refused(source, output, "the sampler returns NaN", sampler(gone))
+    assert_refused(source, output, "the sampler returns NaN", sampler(gone))
     output.write_bytes(b"old")
 
     def interrupt(count):
