@@ -6,7 +6,7 @@
 DIR holds {train,val}/{A,B}/name.png, grey, registered: A out of focus, B in focus. The terms are those of focus_comi,
 with an absolute difference to the registered pair added, which a short run needs most.
 
-Cost: 800 steps of 4 crop pairs; about half an hour on two CPU cores, 3 GB of memory.
+Cost: 800 steps of 4 crop pairs, 1 to 1.5 s each on two CPU cores: a quarter of an hour or a little more.
 """
 
 from medgen_jax.systems.cyclegan import Config

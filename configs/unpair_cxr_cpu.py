@@ -5,7 +5,7 @@
 
 DIR is as for unpair_cxr, for example what `python -m medgen_jax.prepare --dataset kermany --size 128` wrote.
 
-Cost: 1,500 steps of one pair of images; about 35 minutes on two CPU cores, 3 GB of memory.
+Cost: 1,500 steps of one pair of images, about as long as those of unpair_staining_cpu: half an hour on two CPU cores.
 """
 
 from medgen_jax.systems.cyclegan import Config

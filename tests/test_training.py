@@ -108,6 +108,19 @@ def test_harmless_changes_resume(finished, pairs, tmp_path):
     assert result.step == 10
 
 
+def test_records_are_read_for_every_kind_of_baseline(pairs, tmp_path, no_compile):
+    """Constants and filters each take a pass over the same records."""
+    for split in ("train", "val"):
+        for side in "AB":
+            shutil.copytree(pairs / split / "A", tmp_path / split / side)
+    config = small_systems.CONFIGS["pix2pix"]()
+    config.data.source, config.model.out_channels = str(tmp_path), 1
+    system, _, data = training.prepare(config)
+    rows = training._context(system, data)["baselines"]
+    assert rows["input unchanged"]["psnr"] == rows["replicated input"]["psnr"] == 100
+    assert {"all black", "unsharp mask", "Wiener filter"} <= set(rows)
+
+
 def test_the_run_of_another_system_is_refused(finished, pairs, no_compile):
     import small_systems
 
