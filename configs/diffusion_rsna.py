@@ -26,6 +26,6 @@ def get_config() -> Config:
     config.train.save_every = 5000
     config.train.sample_every = 5000
     config.train.eval_every = 5000
-    config.condition.views = ("PA", "AP")
+    config.data.views = ("PA", "AP")
     config.balance = Balance.LABEL_VIEW
     return config

@@ -16,15 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.core.streams import Field
+from medgen_jax.core.streams import LABEL, Field
 
 if TYPE_CHECKING:
     from medgen_jax.sampling import LoadedSampler
 
 PyTree = Any
 
-#: The input that is a place in ``config.data.classes``.
-LABEL = "label"
 IMAGE = "image"
 
 

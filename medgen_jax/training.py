@@ -19,7 +19,7 @@ import numpy as np
 from medgen_jax import augmentation, datachecking, pretrained, systems
 from medgen_jax.core import config as configs
 from medgen_jax.core.errors import UserError
-from medgen_jax.core.streams import Repeatable, Stream
+from medgen_jax.core.streams import LABEL, Repeatable, Stream
 from medgen_jax.data import pipeline, sources, subsets
 from medgen_jax.data.checks import check_tables, image_columns, table_for
 from medgen_jax.data.tables import Table
@@ -132,7 +132,7 @@ class Data:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes that labelled streams see; none where no stream has labels."""
-        labelled = [name for name, stream in self._streams.items() if subsets.LABEL in dict(stream.fields)]
+        labelled = [name for name, stream in self._streams.items() if LABEL in dict(stream.fields)]
         return subsets.class_names(self.table(labelled[0])) if labelled else ()
 
     def records(self, name: str, split: str) -> Iterator[dict[str, np.ndarray]]:

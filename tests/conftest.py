@@ -25,8 +25,8 @@ QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ
 flags.FLAGS.mark_as_parsed()
 
 
-#: Memory maps of this process above which compiled programs are let go. Each one holds a few, and Linux ends a process
-#: that has more than 65,530.
+#: Memory maps of this process above which compiled programs are let go. Each one holds a few, and Linux grants a
+#: process 65,530.
 MOST_MAPS = 30_000
 
 

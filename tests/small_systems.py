@@ -95,7 +95,7 @@ def _learned_variance():
     config = _diffusion()
     config.loss.learned_variance, config.loss.steps = True, diffusion_options.Steps.IMPORTANCE
     config.loss.weighting, config.optim.accumulate = diffusion_options.Weighting.MIN_SNR, 2
-    config.condition.views, config.ema = ("PA", "AP"), 0.0
+    config.data.views, config.ema = ("PA", "AP"), 0.0
     return config
 
 

@@ -66,6 +66,7 @@ class DataConfig:
     class_a: Optional[str] = None  # classes of single images that become the unpaired domains a and b
     class_b: Optional[str] = None
     classes: tuple[str, ...] = ()  # of single images with a class: which ones, in this order; (): all there are
+    views: tuple[str, ...] = ()  # of single images with a view: the known ones, in this order; others stay, as unknown
     csv_root: Optional[str] = None  # folder that the paths in a CSV file start from; None: the one it lies in
     shares: tuple[float, ...] = (0.8, 0.1, 0.1)  # of train, val and test in patients, for a CSV file without splits
     split_seed: int = 0  # deals those patients anew
@@ -170,6 +171,7 @@ def validate_shared(data: DataConfig, train: TrainConfig) -> None:
     good = (data.class_a is None) == (data.class_b is None) and (data.class_a is None or data.class_a != data.class_b)
     require(good, "data.class_b", data.class_b, rule)
     require(len(set(data.classes)) == len(data.classes), "data.classes", data.classes, "names a class twice")
+    require(len(set(data.views)) == len(data.views), "data.views", data.views, "names a view twice")
     require(data.bits in (8, 16), "data.bits", data.bits, "must be 8 or 16")
     _validate_greyscale(data)
     _validate_stain_augment(data.stain_augment)
@@ -262,6 +264,11 @@ def total_steps(config: Any) -> int:
     if config.train.steps:
         return config.train.steps
     return max(1, math.ceil(config.train.epochs * config.steps_per_epoch))
+
+
+def expected_steps(config: Any) -> int:
+    """`total_steps`; ``train.steps``, or 1, before the engine has counted the records."""
+    return total_steps(config) if config.steps_per_epoch else max(config.train.steps, 1)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

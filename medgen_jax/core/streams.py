@@ -17,6 +17,9 @@ import numpy as np
 from medgen_jax.core.errors import UserError
 
 Cells = tuple[np.ndarray, ...]
+#: Label columns of single images that have names of their own in the configuration: ``config.data.classes`` and
+#: ``config.data.views``. -1 is an unknown view.
+LABEL, VIEW = "label", "view"
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ def balanced(*columns: str, **values: tuple[int, ...]) -> Balanced:
     return Balanced(columns, tuple((name, tuple(map(int, classes))) for name, classes in values.items()))
 
 
-def class_balanced(column: str = "label") -> Balanced:
+def class_balanced(column: str = LABEL) -> Balanced:
     """Every class of one label column equally often: see `balanced`."""
     return balanced(column)
 

@@ -31,7 +31,7 @@ def open_tables(config: DataConfig, split: str) -> dict[str, Table]:
         directory of that name); ``layout`` says how the directory is laid out; ``pairs_source`` is a
         second source, whose pairs join the tables; ``class_a`` and ``class_b`` are two classes of single
         images that become the domains a and b; ``classes`` are those of single images that are kept, labelled
-        in this order; files are read through `view`.
+        in this order; ``views`` number the views of single images; files are read through `view`.
       split: train, val or test, or any split of a prepared set.
 
     Returns:
@@ -54,6 +54,8 @@ def open_tables(config: DataConfig, split: str) -> dict[str, Table]:
     keep_what_fits(files, MEMORY_BYTES // max(1, config.workers))
     if config.classes and "records" in tables:
         tables["records"] = subsets.of_classes(tables["records"], config.classes)
+    if config.views and "records" in tables:
+        tables["records"] = subsets.of_views(tables["records"], config.views)
     if "pairs" in tables:
         tables |= {side: tables["pairs"].select(side) for side in layouts.SIDES if side not in tables}
     return tables

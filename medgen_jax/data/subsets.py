@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.core.streams import LABEL, VIEW
 from medgen_jax.data.images import ImageHeader
 from medgen_jax.data.tables import Table
-
-#: The label column whose classes ``config.data.classes`` names.
-LABEL = "label"
 
 
 class Subset(Table):
@@ -60,10 +58,7 @@ class Subset(Table):
 
 def class_names(table: Table) -> tuple[str, ...]:
     """Names of the values 0, 1, ... of the labels; the numbers themselves where they have none."""
-    if LABEL in table.classes:
-        return tuple(table.classes[LABEL])
-    labels = np.asarray(table.labels[LABEL])
-    return tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))
+    return _names(table, LABEL)
 
 
 def of_classes(table: Table, classes: tuple[str, ...]) -> Table:
@@ -81,14 +76,46 @@ def of_classes(table: Table, classes: tuple[str, ...]) -> Table:
             f"config.data.classes = {', '.join(classes)}: needs single images with a class (class folders, a CSV "
             "file with the column label, or a prepared set)"
         )
-    known = class_names(table)
-    if known == classes:
+    if class_names(table) == classes:
         return table
-    # A split may lack the highest numbers of labels without names.
-    named = LABEL in table.classes
-    if unknown := [c for c in classes if c not in known and (named or not c.isdecimal())]:
-        raise UserError(f"config.data.classes: no class {unknown[0]!r}; there are {', '.join(known)}")
-    place = {name: i for i, name in enumerate(classes)}
-    new = np.array([place.get(name, -1) for name in known], np.int32)[np.asarray(table.labels[LABEL])]
+    new = _places(table, LABEL, classes, "config.data.classes: no class")
     kept = np.flatnonzero(new >= 0)
     return Subset(table, kept, {LABEL: new[kept]}, {LABEL: classes})
+
+
+def of_views(table: Table, views: tuple[str, ...]) -> Table:
+    """All records, the view of each by its place in ``views``; -1, unknown, where it is none of them.
+
+    Args:
+      table: single images with views.
+      views: names of views, or the numbers of views without names.
+
+    Raises:
+      UserError: when the table has no views, or not one of these.
+    """
+    if VIEW not in table.labels:
+        raise UserError(
+            f"config.data.views = {', '.join(views)}: needs single images with a view (a CSV file with the column "
+            "view, or a prepared set that has one)"
+        )
+    return Subset(
+        table, range(len(table)), {VIEW: _places(table, VIEW, views, "config.data.views: no view")}, {VIEW: views}
+    )
+
+
+def _names(table: Table, column: str) -> tuple[str, ...]:
+    if column in table.classes:
+        return tuple(table.classes[column])
+    labels = np.asarray(table.labels[column])
+    return tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))
+
+
+def _places(table: Table, column: str, wanted: tuple[str, ...], fault: str) -> np.ndarray:
+    """Place in ``wanted`` of each record's label, (n,) int32; -1 of any other."""
+    known, labels = _names(table, column), np.asarray(table.labels[column])
+    # A split may lack the highest numbers of labels without names.
+    named = column in table.classes
+    if unknown := [name for name in wanted if name not in known and (named or not name.isdecimal())]:
+        raise UserError(f"{fault} {unknown[0]!r}; there are {', '.join(known)}")
+    place = {name: i for i, name in enumerate(wanted)}
+    return np.array([place.get(name, -1) for name in known] + [-1], np.int32)[np.maximum(labels, -1)]

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.core.streams import LABEL
 from medgen_jax.data.checks import table_for
-from medgen_jax.data.subsets import LABEL, Subset, class_names
+from medgen_jax.data.subsets import Subset, class_names
 from medgen_jax.data.tables import Table
 from medgen_jax.evaluation.splits import Column, located, open_tables
 from medgen_jax.sampling import LoadedSampler

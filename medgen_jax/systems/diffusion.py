@@ -21,14 +21,14 @@ from medgen_jax.core.config import (
     DataConfig,
     Monitor,
     TrainConfig,
+    expected_steps,
     require,
-    total_steps,
     validate_shared,
     validate_types,
 )
 from medgen_jax.core.precision import compute_dtype
 from medgen_jax.core.schedules import Schedule as Rate
-from medgen_jax.core.streams import Field, Stream, balanced, class_balanced, shuffled
+from medgen_jax.core.streams import LABEL, VIEW, Field, Order, Stream, balanced, class_balanced, shuffled
 from medgen_jax.diffusion import process, schedules
 from medgen_jax.diffusion.guidance import classifier_free_denoise
 from medgen_jax.diffusion.samplers import Model, ddim_sample
@@ -54,9 +54,8 @@ PROBED = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(slots=True)
 class ConditionConfig:
-    """What the network is told, and how often it is not."""
+    """How often the network is not told what it is told: the class, and the view where ``data.views`` names some."""
 
-    views: tuple[str, ...] = ()  # names of the values of the label column view; (): the view is no condition
     drop: float = 0.1  # chance with which each condition is replaced by "unknown" in training
 
 
@@ -103,11 +102,10 @@ def _validate(config: Config) -> None:
     diffusion_options.validate_network(config.network, config.data.crop_size)
     diffusion_options.validate_process(config.process)
     diffusion_options.validate_adam(config.optim, config.train.batch_size)
-    drop, views, inference = config.condition.drop, config.condition.views, config.inference
+    drop, inference = config.condition.drop, config.inference
     require(0 <= drop < 1, "condition.drop", drop, "must lie in [0, 1)")
-    require(len(set(views)) == len(views), "condition.views", views, "names a view twice")
-    rule = "needs condition.views"
-    require(bool(views) or config.balance is not Balance.LABEL_VIEW, "balance", config.balance.value, rule)
+    rule = "needs data.views"
+    require(bool(config.data.views) or config.balance is not Balance.LABEL_VIEW, "balance", config.balance.value, rule)
     require(config.loss.gamma > 0, "loss.gamma", config.loss.gamma, "must be positive")
     rule = f"must lie in 1 .. process.steps = {config.process.steps}"
     require(1 <= inference.steps <= config.process.steps, "inference.steps", inference.steps, rule)
@@ -122,16 +120,15 @@ def build(config: Config) -> "Diffusion":
     """
     _validate(config)
     # Two classes, before the data have told theirs.
-    conditions = (("label", len(config.data.classes) or 2),)
-    if config.condition.views:
-        conditions += (("view", len(config.condition.views)),)
+    conditions = ((LABEL, len(config.data.classes) or 2),)
+    if config.data.views:
+        conditions += ((VIEW, len(config.data.views)),)
     dtype = compute_dtype(config.train.precision)
     shared = diffusion_options.shared_fields(config.network, config.data.crop_size, dtype)
-    steps = total_steps(config) if config.steps_per_epoch else max(config.train.steps, 1)
     return Diffusion(
         network=DiffusionUNet(**shared, conditions=conditions, learned_variance=config.loss.learned_variance),
         adam=diffusion_options.adamw(config.optim),
-        lr=diffusion_options.rate(config.optim, steps),
+        lr=diffusion_options.rate(config.optim, expected_steps(config)),
         accumulate=config.optim.accumulate,
         noise=(config.process.noise.value, config.process.steps),
         conditions=conditions,
@@ -180,12 +177,11 @@ class Diffusion(System):
         """``records``: an image and the number of each of its conditions."""
         image = Field((self.size, self.size, self.channels), self.wire, "config.network.channels")
         fields = (("image", image), *((name, Field((), "int32")) for name, _ in self.conditions))
-        views = tuple(range(dict(self.conditions).get("view", 0)))
-        order = {
-            "none": shuffled,
-            "label": class_balanced("label"),
-            "label_view": balanced("label", "view", view=views) if views else shuffled,
-        }[self.balance]
+        order: Order = shuffled
+        if self.balance == "label":
+            order = class_balanced(LABEL)
+        elif self.balance == "label_view":
+            order = balanced(LABEL, VIEW, view=tuple(range(dict(self.conditions)[VIEW])))
         return {"records": Stream(fields, self.batch_size, order)}
 
     @property
@@ -290,8 +286,8 @@ class Diffusion(System):
         """
         steps, clip = self.walk
         condition = {name: inputs[name] for name, _ in self.conditions}
-        count = inputs["label"].shape[0]
-        null = {**condition, "label": jnp.full((count,), self.network.null["label"], jnp.int32)}
+        count = inputs[LABEL].shape[0]
+        null = {**condition, LABEL: jnp.full((count,), self.network.null[LABEL], jnp.int32)}
         # A key per image: what one becomes does not depend on how many are drawn with it.
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
         shape = (self.size, self.size, self.channels)

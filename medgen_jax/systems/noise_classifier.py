@@ -20,8 +20,8 @@ from medgen_jax.core.config import (
     DataConfig,
     Monitor,
     TrainConfig,
+    expected_steps,
     require,
-    total_steps,
     validate_shared,
     validate_types,
 )
@@ -87,11 +87,10 @@ def build(config: Config) -> "NoisyClasses":
     classes = len(config.data.classes) or 2
     dtype = compute_dtype(config.train.precision)
     shared = diffusion_options.shared_fields(config.network, config.data.crop_size, dtype)
-    steps = total_steps(config) if config.steps_per_epoch else max(config.train.steps, 1)
     return NoisyClasses(
         network=NoiseClassifier(**shared, classes=classes, pool=config.head.pool),
         adam=diffusion_options.adamw(config.optim),
-        lr=diffusion_options.rate(config.optim, steps),
+        lr=diffusion_options.rate(config.optim, expected_steps(config)),
         accumulate=config.optim.accumulate,
         noise=(config.process.noise.value, config.process.steps),
         classes=classes,

@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from medgen_jax.core.config import require, total_steps
+from medgen_jax.core.config import expected_steps, require
 from medgen_jax.core.schedules import Schedule, linear_decay
 
 
@@ -83,8 +83,7 @@ def learning_rate(config: Any) -> Schedule:
     """
     optim = config.optim
     per_epoch = (config.steps_per_epoch or 1) if optim.decay is Decay.EPOCH else 0
-    steps = total_steps(config) if config.steps_per_epoch else max(config.train.steps, 1)
-    return linear_decay(optim.lr, steps, optim.decay_fraction, per_epoch)
+    return linear_decay(optim.lr, expected_steps(config), optim.decay_fraction, per_epoch)
 
 
 def require_channels(model: Any, *names: str) -> None:

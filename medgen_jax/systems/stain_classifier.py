@@ -21,8 +21,8 @@ from medgen_jax.core.config import (
     DataConfig,
     Monitor,
     TrainConfig,
+    expected_steps,
     require,
-    total_steps,
     validate_shared,
     validate_types,
 )
@@ -147,8 +147,7 @@ def _validate(config: Config) -> None:
 def _learning_rate(config: Config) -> Schedule:
     """Before the engine has counted the records, of the right form and unknown length."""
     optim, per_epoch = config.optim, config.steps_per_epoch or 1
-    whole = total_steps(config) if config.steps_per_epoch else max(config.train.steps, 1)
-    period = optim.cosine_epochs * per_epoch or whole
+    period = optim.cosine_epochs * per_epoch or expected_steps(config)
     return cosine(optim.lr, optim.lowest_lr, period)
 
 

@@ -88,6 +88,18 @@ def test_numbers_without_names_are_their_own_names():
     assert subsets.of_classes(table, ("0", "1", "2", "3")).labels["label"].tolist() == [0, 2, 1]
 
 
+def test_views_are_numbered_as_the_run_names_them():
+    table = ArrayTable(
+        {"image": np.zeros((5, 4, 4, 1), np.uint8)},
+        {"label": [0, 1, 0, 1, 0], "view": [0, 1, 2, 1, -1]},
+        classes={"label": ("x", "y"), "view": ("AP", "PA", "unknown")},
+    )
+    seen = subsets.of_views(table, ("PA", "AP"))
+    assert seen.labels["view"].tolist() == [1, 0, -1, 0, -1] and seen.classes["view"] == ("PA", "AP")
+    assert seen.labels["label"].tolist() == [0, 1, 0, 1, 0] and len(seen) == 5
+    assert subsets.of_classes(seen, ("y",)).labels["view"].tolist() == [0, 0]
+
+
 def test_values_and_boxes_follow():
     table = ArrayTable({"image": np.zeros((3, 4, 4, 1), np.uint8)}, {"label": [0, 1, 0]}, classes={"label": ("x", "y")})
     table.values = {"score": np.float32([0.5, 1.5, 2.5])}
@@ -102,5 +114,12 @@ def test_refusals(folder):
         sources.open_tables(DataConfig(source=str(folder), classes=("tumor",)), "train")
     with pytest.raises(UserError, match="needs single images with a class"):
         subsets.of_classes(ArrayTable({"image": np.zeros((2, 4, 4, 1), np.uint8)}), ("x",))
+    unseen = ArrayTable({"image": np.zeros((2, 4, 4, 1), np.uint8)}, {"view": [0, 0]}, classes={"view": ("AP", "PA")})
+    with pytest.raises(UserError, match=r"config\.data\.views: no view 'LL'; there are AP, PA"):
+        subsets.of_views(unseen, ("AP", "LL"))
+    with pytest.raises(UserError, match=r"config\.data\.views = PA: needs single images with a view"):
+        sources.open_tables(DataConfig(source=str(folder), views=("PA",)), "train")
+    with pytest.raises(UserError, match=r"config\.data\.views = .*names a view twice"):
+        validate_shared(DataConfig(source="x", views=("x", "x")), TrainConfig(steps=1))
     with pytest.raises(UserError, match=r"config\.data\.classes = .*names a class twice"):
         validate_shared(DataConfig(source="x", classes=("x", "x")), TrainConfig(steps=1))

@@ -187,7 +187,7 @@ def test_the_classifier_sees_noise_at_every_step_but_is_judged_without():
             r"config\.inference\.steps = 41: must lie in 1 \.\. process",
         ),
         ("diffusion", {"condition__drop": 1.0}, r"config\.condition\.drop = 1\.0: must lie in"),
-        ("diffusion", {"balance": Balance.LABEL_VIEW}, r"config\.balance = 'label_view': needs condition\.views"),
+        ("diffusion", {"balance": Balance.LABEL_VIEW}, r"config\.balance = 'label_view': needs data\.views"),
         ("diffusion", {"optim__accumulate": 3}, r"config\.optim\.accumulate = 3: must divide train\.batch_size = 4"),
         ("diffusion", {"ema": 1.0}, r"config\.ema = 1\.0: must lie in"),
         (
