@@ -160,9 +160,7 @@ def from_torch(
     Raises:
       UserError: unreadable files, names that do not match, or a directory that holds a run.
     """
-    folder = rundir.open_rundir(output)
-    if sealed_steps(folder / "checkpoints"):
-        raise UserError(f"--output {folder}: holds a run already; give another directory")
+    folder = empty_rundir(output)
     states = {name: read_state_dict(file) for name, file in files.items()}
     one_way = "G" in states and resnet_layout.is_resnet(states["G"])
     if one_way:
@@ -178,9 +176,9 @@ def from_torch(
     config.data.crop_size = size
     config.train.epochs = 200.0
     config = configs.resolve(config, num_train=1)
-    state = _filled(systems.load(systems.name_of(config)).build(config), found, lines)
+    state = filled(systems.load(systems.name_of(config)).build(config), found, lines)
     lines += [f"network {name!r}: not among the files, starts fresh" for name in family.files if name not in found]
-    _write(folder, config, state)
+    write_run(folder, config, state)
     return [*lines, f"run written to {folder}"]
 
 
@@ -191,8 +189,32 @@ def _described(info: Any) -> str:
     return f"{kind}, {info.in_channels} -> {info.out_channels} channels, ngf {info.ngf}, {depth}, {info.norm} norm"
 
 
-def _filled(system: System, found: Mapping[str, tuple[PyTree, PyTree]], lines: list[str]) -> TrainState:
-    """A fresh state with the found networks put in place."""
+# ---- runs of any layout --------------------------------------------------------------------------
+
+
+def empty_rundir(output: str | Path) -> Path:
+    """A directory for a new run.
+
+    Raises:
+      UserError: when it cannot be written or holds a run.
+    """
+    folder = rundir.open_rundir(output)
+    if sealed_steps(folder / "checkpoints"):
+        raise UserError(f"--output {folder}: holds a run already; give another directory")
+    return folder
+
+
+def filled(system: System, found: Mapping[str, tuple[PyTree, PyTree]], lines: list[str]) -> TrainState:
+    """A fresh state with the found networks put in place, averages included.
+
+    Args:
+      system: whose networks they are.
+      found: network name -> parameters and batch statistics.
+      lines: are told how many parameters matched.
+
+    Raises:
+      UserError: tensors of other shapes than the network's.
+    """
     state = jax.jit(system.init)(jax.random.key(0))
     params, mutable = dict(state.params), dict(state.mutable)
     for name, (new_params, new_stats) in found.items():
@@ -202,7 +224,7 @@ def _filled(system: System, found: Mapping[str, tuple[PyTree, PyTree]], lines: l
         lines.append(
             f"network {name!r}: {trees.count(new_params):,} of {trees.count(params[name]):,} parameters matched"
         )
-    return state.replace(params=params, mutable=mutable)
+    return state.replace(params=params, mutable=mutable, ema={name: params[name] for name in state.ema})
 
 
 def _checked(name: str, own: PyTree, found: PyTree) -> PyTree:
@@ -212,7 +234,8 @@ def _checked(name: str, own: PyTree, found: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, found)
 
 
-def _write(folder: Path, config: Any, state: TrainState) -> None:
+def write_run(folder: Path, config: Any, state: TrainState) -> None:
+    """Leave a resolved configuration and a state as step 0 of a run."""
     store = CheckpointStore(folder / "checkpoints")
     rundir.write_config(folder, systems.name_of(config), configs.to_dict(config), runtime.environment())
     store.save(0, jax.device_put(state), {"progress": Progress().to_json()})

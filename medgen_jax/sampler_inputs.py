@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PyTree = Any
 
 IMAGE = "image"
+#: What `with_constants` takes for -1, of inputs that may be unknown.
+UNKNOWN = "unknown"
 
 
 def require_all(given: Mapping[str, Any], inputs: Mapping[str, Field]) -> None:
@@ -97,9 +99,12 @@ def _others(name: str, value: Any, field: Field, classes: Sequence[str]) -> Any:
         raise UserError(f"{name!r} is {array.dtype} {array.shape}; this sampler takes {wanted}{counted}")
     if not on_host:
         return array
-    if name == LABEL and classes and array.size and (array.min() < 0 or array.max() >= len(classes)):
-        wrong = array.min() if array.min() < 0 else array.max()
-        raise UserError(f"{name!r} holds {wrong}; the classes are 0 to {len(classes) - 1}: {', '.join(classes)}")
+    lowest = -1 if field.unknown else 0
+    if name == LABEL and classes and array.size and (array.min() < lowest or array.max() >= len(classes)):
+        wrong = array.min() if array.min() < lowest else array.max()
+        unknown = f"; -1 is {UNKNOWN}" if field.unknown else ""
+        listed = f"{', '.join(classes)}{unknown}"
+        raise UserError(f"{name!r} holds {wrong}; the classes are 0 to {len(classes) - 1}: {listed}")
     return array.astype(field.dtype)
 
 
@@ -178,6 +183,8 @@ def _number(name: str, text: str, field: Field, classes: Sequence[str]) -> np.nd
     counts_classes, whole = name == LABEL and bool(classes), jnp.issubdtype(field.dtype, jnp.integer)
     if counts_classes and text in classes:
         return np.asarray(classes.index(text), field.dtype)
+    if field.unknown and text == UNKNOWN:
+        return np.asarray(-1, field.dtype)
     try:
         value = np.asarray(int(text) if whole else float(text), field.dtype)
     except (ValueError, OverflowError):

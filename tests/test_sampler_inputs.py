@@ -71,6 +71,16 @@ def test_wrong_classes_are_refused(label, message):
         TOLD({"image": images(), "label": label})
 
 
+def test_an_input_that_may_be_unknown_takes_minus_one():
+    may = sampler({"image": IMAGE, "label": Field((), "int32", unknown=True)})
+    assert np.asarray(may({"image": images(), "label": [-1, 1]})).ravel().tolist() == [-1, 1]
+    assert np.asarray(with_constants(may, {"label": "unknown"})({"image": images()})).ravel().tolist() == [-1, -1]
+    with pytest.raises(UserError, match="'label' holds -2; the classes are 0 to 1: dim, lit; -1 is unknown"):
+        may({"image": images(), "label": [-2, 1]})
+    with pytest.raises(UserError, match="--set label=unknown: is no class"):
+        with_constants(TOLD, {"label": "unknown"})
+
+
 def test_values_on_a_device_are_not_waited_for_and_unknown_classes_not_checked():
     assert float(TOLD({"image": images(1), "label": jnp.array([7])})[0, 0, 0, 0]) == 7
     assert float(sampler(TOLD.inputs, ())({"image": images(1), "label": [7]})[0, 0, 0, 0]) == 7

@@ -28,12 +28,14 @@ class Field:
 
     Images are HWC, ``uint8`` or ``uint16`` (raw values; scaled on the device). Labels have shape
     ``()`` and dtype ``int32``. ``setting`` names the configuration field that sets the number of
-    channels, for the message when files have another one.
+    channels, for the message when files have another one. Of the input of a sampler, ``unknown`` says that -1 stands
+    for a value that is not known.
     """
 
     shape: tuple[int, ...]
     dtype: str = "uint8"
     setting: str = ""
+    unknown: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from medgen_jax.core.config import DataConfig
 from medgen_jax.core.errors import UserError
-from medgen_jax.core.streams import Field, Stream
+from medgen_jax.core.streams import Balanced, Field, Records, Stream
 from medgen_jax.data.images import ImageHeader
 from medgen_jax.data.tables import Table
 
@@ -47,7 +48,7 @@ def check_tables(
     *,
     training: bool = True,
 ) -> None:
-    """Check every record that the streams will read, from headers only.
+    """Check every record that the streams will read, from headers and labels only.
 
     Args:
       tables: what `medgen_jax.data.sources.open_tables` returned for one split.
@@ -57,12 +58,15 @@ def check_tables(
         keep their size and must all have the same.
 
     Raises:
-      UserError: naming the first record at fault and the remedy.
+      UserError: naming the first record at fault, or the class without a record that a balanced order would draw, and
+        the remedy.
     """
     for name, stream in streams.items():
         table = table_for(tables, name)
         images = image_columns(stream)
         _check_columns(name, stream, table)
+        if training and isinstance(stream.order, Balanced):
+            _check_balance(stream.order, table)
         fields = dict(stream.fields)
         _check_wire(name, {column: fields[column] for column in images}, config.bits)
         first: tuple[int, int] | None = None
@@ -99,6 +103,35 @@ def _check_columns(name: str, stream: Stream, table: Table) -> None:
             )
     if len(table) == 0:
         raise UserError(f"config.data.source: the table {name!r} is empty")
+
+
+def _check_balance(order: Balanced, table: Table) -> None:
+    """Refuse to balance over classes, or combinations of them, that have no record; pairs need two."""
+    if set(order.columns) <= set(table.labels):
+        present = set(zip(*(np.asarray(table.labels[column]).tolist() for column in order.columns), strict=True))
+        for combination in itertools.product(*(_taking_part(order, table, column) for column in order.columns)):
+            if combination not in present:
+                told = [_named(table, *pair) for pair in zip(order.columns, combination, strict=True)]
+                raise UserError(
+                    f"config.data.source: no training record has {' and '.join(told)}, so they cannot be balanced over "
+                    f"{' and '.join(order.columns)}; add some, name what does occur in config.data.classes or "
+                    "config.data.views, or set config.balance=none"
+                )
+    # Every combination comes within a turn, its pairs within two: what else is wrong the order says itself.
+    records = Records(len(table), 0, table.labels)
+    for index in range(2 * len(records.cells(order.columns, order.values))):
+        order(index, None, records)
+
+
+def _taking_part(order: Balanced, table: Table, column: str) -> Sequence[int]:
+    """Classes of a column that an order draws; all that have a name or a record where it says nothing."""
+    known = len(table.classes.get(column, ()))
+    return dict(order.values).get(column) or range(max(known, 1 + int(np.max(table.labels[column]))))
+
+
+def _named(table: Table, column: str, value: int) -> str:
+    names = table.classes.get(column, ())
+    return f"{column} {names[value] if value < len(names) else value}"
 
 
 def _check_wire(name: str, fields: Mapping[str, Field], bits: int) -> None:

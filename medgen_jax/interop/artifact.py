@@ -93,7 +93,7 @@ def save(
     manifest.seal(
         folder,
         **about,
-        inputs={name: {"shape": list(f.shape), "dtype": str(np.dtype(f.dtype))} for name, f in inputs.items()},
+        inputs={name: _described(field) for name, field in inputs.items()},
         output={"shape": [str(d) for d in output.shape], "dtype": str(output.dtype)},
         platforms=list(PLATFORMS),
         jax=jax.__version__,
@@ -114,7 +114,9 @@ def load(folder: Path) -> Artifact:
     try:
         manifest.verify(folder)
         about = manifest.read(folder)
-        inputs = {n: Field(tuple(i["shape"]), i["dtype"]) for n, i in about["inputs"].items()}
+        inputs = {
+            n: Field(tuple(i["shape"]), i["dtype"], unknown=i.get("unknown", False)) for n, i in about["inputs"].items()
+        }
         weights = load_file(folder / WEIGHTS)
     except (manifest.Damaged, SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: is not as it was exported ({error}); export it again") from error
@@ -126,6 +128,11 @@ def load(folder: Path) -> Artifact:
             f"until {about.get('supported_until')} ({type(error).__name__}); export it again from the run"
         ) from error
     return Artifact(jax.jit(exported.call), jax.device_put(weights), inputs, about)
+
+
+def _described(field: Field) -> dict[str, Any]:
+    about = {"shape": list(field.shape), "dtype": str(np.dtype(field.dtype))}
+    return about | {"unknown": True} if field.unknown else about
 
 
 def _require_serialiser() -> None:

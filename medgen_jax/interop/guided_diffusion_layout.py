@@ -6,12 +6,13 @@ the caller's to know: the side of the images, the number of heads, and the order
 the "legacy" order, that of 64 pixels the "new" one); of a classifier also the number of blocks per level, because
 its files look the same for other pairs of levels and blocks.
 
-The layout has one table of classes and none of its networks knows an unknown class. A null row is made of
-zeros on the way in, and can be left out on the way back.
+The layout has one table of classes or none, and none of its networks knows an unknown class. A null row is made of
+zeros on the way in, and can be left out on the way back; a table of zeros stands for none.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -27,7 +28,6 @@ from medgen_jax.interop.guided_diffusion_tables import (
     check_counterpart,
     classifier_rows,
     to_flax,
-    to_torch,
     unet_rows,
 )
 from medgen_jax.interop.torch_layout import State, Tree
@@ -158,37 +158,54 @@ def is_classifier(state: State) -> bool:
     return not any(name.startswith("output_blocks.") for name in state)
 
 
-def unet_from_torch(state: State, info: UNetInfo) -> tuple[Tree, list[str]]:
+def unet_from_torch(state: State, info: UNetInfo, *, null_row: bool | None = None) -> tuple[Tree, list[str]]:
     """Parameters of a U-Net and what was done to fit them.
 
     Args:
       state: the state dict as arrays, of any float type.
       info: the network, of `unet_info` or known otherwise.
+      null_row: whether the file's table of classes ends with a null row; None: where it has a row more than classes.
 
     Returns:
       params: float32 tree for `medgen_jax.nn.diffusion_unet.DiffusionUNet`.
-      lines: for the reader; one if a null row had to be made.
+      lines: for the reader; one if a null row or a table had to be made.
 
     Raises:
       UserError: naming the first tensor that is absent, has another shape or is not known to the configuration.
     """
     check_counterpart(UNET, info)
-    lines, table = [], state.get("label_emb.weight")
-    for name, count in info.conditions:
-        if info.null_rows and table is not None and np.ndim(table) == 2 and len(table) == count:
-            state = {**state, "label_emb.weight": np.concatenate((table, np.zeros_like(table[:1])))}
+    params, lines = to_flax(UNET, unet_rows(_own(state, info, null_row)), state), []
+    for name, count in info.conditions if info.null_rows else ():
+        table = params.get(f"condition_{name}", np.zeros((0, 4 * info.width), np.float32))
+        missing = count + 1 - len(table)
+        params[f"condition_{name}"] = np.concatenate((table, np.zeros((missing, 4 * info.width), np.float32)))
+        if missing == 1:
             lines.append(
                 f"label_emb.weight: {count} classes and no null row; one of zeros is appended, for an unknown {name}, "
                 "of which this network has learned nothing yet"
             )
-    return to_flax(UNET, unet_rows(info), state), lines
+        elif missing:
+            lines.append(f"no label_emb.weight: an unconditional network, whatever {name} it is told")
+    return params, lines
+
+
+def _own(state: State, info: UNetInfo, null_row: bool | None) -> UNetInfo:
+    """The network as the file has it: without the null row or the table that is to be made for it."""
+    if not (info.conditions and info.null_rows):
+        return info
+    table = state.get("label_emb.weight")
+    if table is None and not null_row:
+        return dataclasses.replace(info, conditions=())
+    if null_row is None:
+        null_row = np.shape(table)[:1] != (info.conditions[0][1],)
+    return dataclasses.replace(info, null_rows=null_row)
 
 
 def unet_to_torch(params: Tree, info: UNetInfo, *, null_row: bool = True) -> dict[str, np.ndarray]:
     """The state dict of a U-Net; the inverse of `unet_from_torch`.
 
     Args:
-      params: of `DiffusionUNet`.
+      params: of `DiffusionUNet`. A table of classes that is zero throughout, which says nothing, is left out.
       info: its fields.
       null_row: write the null row as the last class; the project itself has none.
 
@@ -196,9 +213,12 @@ def unet_to_torch(params: Tree, info: UNetInfo, *, null_row: bool = True) -> dic
       UserError: the network has no counterpart in the layout, or the parameters are those of another one.
     """
     check_counterpart(UNET, info)
-    state = to_torch(UNET, unet_rows(info), params)
-    if info.conditions and info.null_rows and not null_row:
-        state["label_emb.weight"] = state["label_emb.weight"][:-1]
+    state = layout.to_torch(UNET, unet_rows(info), params, {})
+    table = state.get("label_emb.weight")
+    if table is not None and not table.any():
+        del state["label_emb.weight"]
+    elif table is not None and info.null_rows and not null_row:
+        state["label_emb.weight"] = table[:-1]
     return state
 
 
@@ -219,4 +239,4 @@ def classifier_to_torch(params: Tree, info: ClassifierInfo) -> dict[str, np.ndar
       UserError: as `unet_to_torch`.
     """
     check_counterpart(CLASSIFIER, info)
-    return to_torch(CLASSIFIER, classifier_rows(info), params)
+    return layout.to_torch(CLASSIFIER, classifier_rows(info), params, {})

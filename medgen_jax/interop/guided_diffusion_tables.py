@@ -1,18 +1,19 @@
 """Tables of the guided-diffusion layout: which tensor of a network is which parameter of ours. NumPy only.
 
-A network is described by an `EncoderInfo`; its rows follow from that, and reading and writing from the rows. Unlike
-the tables of `medgen_jax.interop.torch_layout` these hold linear layers, and complain in the network's order.
+A network is described by an `EncoderInfo`; its rows follow from that, and reading and writing from the rows
+(`medgen_jax.interop.torch_layout`). What does not fit is named in the network's order.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.interop import torch_layout as layout
 from medgen_jax.interop.torch_layout import Row, State, Tree
 
 UNET, CLASSIFIER = "diffusion U-Net", "noise classifier"
@@ -59,36 +60,10 @@ class ClassifierInfo(EncoderInfo):
 
 # ---- the tables ----------------------------------------------------------------------------------
 
-#: Kind of a tensor -> how it becomes ours, and the way back to a shape.
-_READ: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "conv": lambda a: a.transpose(2, 3, 1, 0),
-    "linear": lambda a: a.reshape(a.shape[:2]).T,  # also 1 x 1 convolutions of one or two dimensions
-    "table": lambda a: a,
-    "turned": lambda a: a.T,
-    "vector": lambda a: a,
-}
-_WRITE: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {
-    "conv": lambda a, shape: a.transpose(3, 2, 0, 1),
-    "linear": lambda a, shape: a.T.reshape(a.shape[::-1] + shape[2:]),
-    "table": lambda a, shape: a,
-    "turned": lambda a, shape: a.T,
-    "vector": lambda a, shape: a,
-}
-
 
 def _layer(name: str, path: str, kind: str, shape: tuple[int, ...]) -> list[Row]:
     """Rows of a layer with a bias; the shape is the weight's."""
-    place = ("params", *path.split("/"))
-    return [
-        Row(f"{name}.weight", (*place, "kernel"), kind, shape),
-        Row(f"{name}.bias", (*place, "bias"), "vector", shape[:1]),
-    ]
-
-
-def _norm(name: str, path: str, width: int) -> list[Row]:
-    place = ("params", *path.split("/"))
-    leaves = (("weight", "scale"), ("bias", "bias"))
-    return [Row(f"{name}.{key}", (*place, leaf), "vector", (width,)) for key, leaf in leaves]
+    return layout.convolution(name, path, kind, shape, True)
 
 
 class _Tables:
@@ -100,16 +75,16 @@ class _Tables:
 
     def residual(self, name: str, path: str, inner: int, outer: int) -> None:
         told = (2 if self.info.film else 1) * outer
-        self.rows += _norm(f"{name}.in_layers.0", f"{path}/norm_0", inner)
+        self.rows += layout.affine(f"{name}.in_layers.0", f"{path}/norm_0", inner)
         self.rows += _layer(f"{name}.in_layers.2", f"{path}/conv_0", "conv", (outer, inner, 3, 3))
         self.rows += _layer(f"{name}.emb_layers.1", f"{path}/embedding", "linear", (told, 4 * self.info.width))
-        self.rows += _norm(f"{name}.out_layers.0", f"{path}/norm_1", outer)
+        self.rows += layout.affine(f"{name}.out_layers.0", f"{path}/norm_1", outer)
         self.rows += _layer(f"{name}.out_layers.3", f"{path}/conv_1", "conv", (outer, outer, 3, 3))
         if inner != outer:
             self.rows += _layer(f"{name}.skip_connection", f"{path}/shortcut", "linear", (outer, inner, 1, 1))
 
     def attention(self, name: str, path: str, width: int) -> None:
-        self.rows += _norm(f"{name}.norm", f"{path}/norm", width)
+        self.rows += layout.affine(f"{name}.norm", f"{path}/norm", width)
         self.rows += _layer(f"{name}.qkv", f"{path}/qkv", "linear", (3 * width, width, 1))
         self.rows += _layer(f"{name}.proj_out", f"{path}/out", "linear", (width, width, 1))
 
@@ -171,7 +146,8 @@ def unet_rows(info: UNetInfo) -> list[Row]:
     tables.encoder()
     tables.decoder()
     out = (1 + info.learned_variance) * info.channels
-    return tables.rows + _norm("out.0", "head_norm", first) + _layer("out.2", "head", "conv", (out, first, 3, 3))
+    head = layout.affine("out.0", "head_norm", first) + _layer("out.2", "head", "conv", (out, first, 3, 3))
+    return tables.rows + head
 
 
 def classifier_rows(info: ClassifierInfo) -> list[Row]:
@@ -182,13 +158,13 @@ def classifier_rows(info: ClassifierInfo) -> list[Row]:
     if info.pool.startswith("spatial"):
         normed = info.pool == "spatial_v2"
         rows = _layer("out.0", "hidden", "linear", (HIDDEN, sum(tables.made) + last))
-        rows += _norm("out.1", "hidden_norm", HIDDEN) if normed else []
+        rows += layout.affine("out.1", "hidden_norm", HIDDEN) if normed else []
         return tables.rows + rows + _layer(f"out.{3 if normed else 2}", "head", "linear", (info.classes, HIDDEN))
-    rows = _norm("out.0", "head_norm", last)
+    rows = layout.affine("out.0", "head_norm", last)
     if info.pool == "adaptive":
         return tables.rows + rows + _layer("out.3", "head", "linear", (info.classes, last, 1, 1))
     tokens = 1 + (info.size // 2 ** (len(info.widths) - 1)) ** 2
-    rows.append(Row("out.2.positional_embedding", ("params", "head", "position"), "turned", (last, tokens)))
+    rows.append(Row("out.2.positional_embedding", ("params", "head", "position"), "linear", (last, tokens)))
     rows += _layer("out.2.qkv_proj", "head/qkv", "linear", (3 * last, last, 1))
     return tables.rows + rows + _layer("out.2.c_proj", "head/out", "linear", (info.classes, last, 1))
 
@@ -216,47 +192,14 @@ def check(what: str, rows: Sequence[Row], state: State) -> None:
         fault = f"the file has no {first} {wanted[first]}, which this configuration needs"
     else:
         fault = f"the file has {first} {found[first]}, for which this configuration has no place"
-    raise UserError(
-        f"{what} weights: {fault}; {len(odd)} tensors differ. Is it the file of this network, with its size, width, "
-        "blocks, attention, resample and conditions?"
-    )
+    count = "1 tensor differs" if len(odd) == 1 else f"{len(odd)} tensors differ"
+    raise UserError(f"{what} weights: {fault}; {count}")
 
 
 def to_flax(what: str, rows: Sequence[Row], state: State) -> Tree:
     """Parameters, float32; raises as `check`."""
     check(what, rows, state)
-    params: Tree = {}
-    for row in rows:
-        *places, leaf = row.path[1:]
-        node = params
-        for place in places:
-            node = node.setdefault(place, {})
-        node[leaf] = np.ascontiguousarray(_READ[row.kind](np.asarray(state[row.name])), np.float32)
-    return params
-
-
-def to_torch(what: str, rows: Sequence[Row], params: Tree) -> dict[str, np.ndarray]:
-    """A float32 state dict in the layout's order; a UserError names what does not fit."""
-    found = dict(_leaves(params))
-    state = {}
-    for row in rows:
-        where = row.path[1:]
-        if where not in found:
-            raise UserError(f"{what} weights: no {'/'.join(where)}, which the layout needs for {row.name}")
-        array = np.asarray(found.pop(where), np.float32)
-        array = _WRITE[row.kind](array, row.shape)
-        if array.shape != row.shape:
-            raise UserError(f"{what} weights: {'/'.join(where)} becomes {array.shape}, {row.name} is {row.shape}")
-        state[row.name] = np.ascontiguousarray(array)
-    if found:
-        raise UserError(f"{what} weights: {'/'.join(min(found))} has no counterpart in the layout")
-    return state
-
-
-def _leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if not isinstance(tree, Mapping):
-        return [(path, tree)]
-    return [leaf for name, node in tree.items() for leaf in _leaves(node, (*path, name))]
+    return layout.to_flax(what, rows, state)[0]
 
 
 def check_counterpart(what: str, info: EncoderInfo) -> None:

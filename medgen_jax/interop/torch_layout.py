@@ -17,8 +17,9 @@ State = Mapping[str, np.ndarray]
 Tree = dict[str, Any]
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-#: Axes of a PyTorch weight in the order in which Flax stores them.
-_AXES = {"conv": (2, 3, 1, 0), "convt": (2, 3, 0, 1), "vector": (0,)}
+#: Axes of a PyTorch weight in the order in which Flax stores them. A linear layer may have axes of length 1 behind
+#: its own, those of a 1 x 1 convolution; they fall away.
+_AXES = {"conv": (2, 3, 1, 0), "convt": (2, 3, 0, 1), "linear": (1, 0), "table": (0, 1), "vector": (0,)}
 _BACK = {kind: tuple(np.argsort(axes)) for kind, axes in _AXES.items()}
 
 
@@ -29,7 +30,8 @@ class Row:
     Attributes:
       name: key in the state dict.
       path: collection, module names and parameter name, ``("params", "down_0", "kernel")``.
-      kind: ``conv`` (OIHW), ``convt`` (IOHW, not flipped) or ``vector``.
+      kind: ``conv`` (OIHW), ``convt`` (IOHW, not flipped), ``linear`` (OI, OI1 or OI11), ``table`` (as it is) or
+        ``vector``.
       shape: as PyTorch stores it.
     """
 
@@ -40,7 +42,10 @@ class Row:
 
 
 def convolution(name: str, module: str, kind: str, shape: tuple[int, ...], bias: bool) -> list[Row]:
-    """Rows of a convolution ``name.weight`` (and ``name.bias``); the shape is the weight's, modules nest by ``/``."""
+    """Rows of a convolution or linear layer, ``name.weight`` (and ``name.bias``).
+
+    The shape is the weight's; modules nest by ``/``.
+    """
     rows = [Row(f"{name}.weight", ("params", *module.split("/"), "kernel"), kind, shape)]
     if bias:
         width = shape[1] if kind == "convt" else shape[0]
@@ -48,16 +53,19 @@ def convolution(name: str, module: str, kind: str, shape: tuple[int, ...], bias:
     return rows
 
 
+def affine(name: str, module: str, width: int) -> list[Row]:
+    """Rows of what a norm has learned: a scale and a bias per channel."""
+    place = ("params", *module.split("/"))
+    leaves = (("weight", "scale"), ("bias", "bias"))
+    return [Row(f"{name}.{key}", (*place, leaf), "vector", (width,)) for key, leaf in leaves]
+
+
 def batch_norm(name: str, module: str, width: int) -> list[Row]:
     """Rows of a batch norm; its ``num_batches_tracked`` is not a parameter (see `batches_tracked`)."""
-    place = module.split("/")
-    pairs = (
-        ("weight", ("params", *place, "scale")),
-        ("bias", ("params", *place, "bias")),
-        ("running_mean", ("batch_stats", *place, "mean")),
-        ("running_var", ("batch_stats", *place, "var")),
-    )
-    return [Row(f"{name}.{key}", path, "vector", (width,)) for key, path in pairs]
+    place = ("batch_stats", *module.split("/"))
+    leaves = (("running_mean", "mean"), ("running_var", "var"))
+    statistics = [Row(f"{name}.{key}", (*place, leaf), "vector", (width,)) for key, leaf in leaves]
+    return affine(name, module, width) + statistics
 
 
 def check_names(what: str, rows: Sequence[Row], state: State, ignored: Iterable[str] = ()) -> None:
@@ -87,7 +95,9 @@ def to_flax(what: str, rows: Sequence[Row], state: State) -> tuple[Tree, Tree]:
         node = trees
         for part in row.path[:-1]:
             node = node.setdefault(part, {})
-        node[row.path[-1]] = np.ascontiguousarray(array.transpose(_AXES[row.kind]), np.float32)
+        axes = _AXES[row.kind]
+        array = array.reshape(array.shape[: len(axes)]).transpose(axes)
+        node[row.path[-1]] = np.ascontiguousarray(array, np.float32)
     return trees["params"], trees["batch_stats"]
 
 
@@ -109,10 +119,13 @@ def to_torch(what: str, rows: Sequence[Row], params: Tree, batch_stats: Tree) ->
         where = "/".join(row.path)
         if node is None:
             raise UserError(f"{what} weights: no {where}, which the layout needs for {row.name}")
-        array = np.asarray(node, np.float32).transpose(_BACK[row.kind])
-        if array.shape != row.shape:
-            raise UserError(f"{what} weights: {where} becomes {array.shape}, the layout needs {row.shape}")
-        state[row.name] = np.ascontiguousarray(array)
+        array, axes = np.asarray(node, np.float32), _BACK[row.kind]
+        array = array.transpose(axes) if array.ndim == len(axes) else array
+        if array.shape != row.shape[: len(axes)]:
+            raise UserError(
+                f"{what} weights: {where} becomes {array.shape}, the layout needs {row.shape} for {row.name}"
+            )
+        state[row.name] = np.ascontiguousarray(array).reshape(row.shape)
     return state
 
 

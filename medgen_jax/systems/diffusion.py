@@ -282,31 +282,33 @@ class Diffusion(System):
         """Conditions (b,) and ``scale`` (b,) of classifier-free guidance -> (b, size, size, channels) in [-1, 1].
 
         0 is plainly conditional. A number that is no class stands for an unknown one. Of guidance the class alone is
-        part: a view stays what it is said to be.
+        part: a view stays what it is said to be. A network that has met no unknown class is not guided.
         """
         steps, clip = self.walk
         condition = {name: inputs[name] for name, _ in self.conditions}
         count = inputs[LABEL].shape[0]
-        null = {**condition, LABEL: jnp.full((count,), self.network.null[LABEL], jnp.int32)}
         # A key per image: what one becomes does not depend on how many are drawn with it.
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
         shape = (self.size, self.size, self.channels)
         x = jax.vmap(lambda own: jax.random.normal(own, shape))(keys)
-        plain = functools.partial(self.denoise, variables)
+        denoise = functools.partial(self.denoise, variables)
+        if self.drop:
+            null = {**condition, LABEL: jnp.full((count,), self.network.null[LABEL], jnp.int32)}
+            denoise = classifier_free_denoise(denoise, null, inputs["scale"])
         grid = schedules.respace(self.schedule, schedules.uniform_timesteps(len(self.schedule), steps))
-        guided = classifier_free_denoise(plain, null, inputs["scale"])
-        walk = ddim_sample(Model(guided, grid, self.kind, clip), x, condition)
+        walk = ddim_sample(Model(denoise, grid, self.kind, clip), x, condition)
         return jnp.clip(walk.x, -1, 1)
 
     @property
     def samplers(self) -> dict[str, Sampler]:
-        """``sample``: the numbers of the conditions and ``scale``."""
+        """``sample``: the numbers of the conditions and, where the class may be unknown, ``scale``."""
         return {"sample": self._sample}
 
     @property
     def sampler_inputs(self) -> dict[str, dict[str, Field]]:
-        """A number per condition; the strength of guidance."""
-        return {"sample": {name: Field((), "int32") for name, _ in self.conditions} | {"scale": Field((), "float32")}}
+        """A number per condition; of a network that has met unknown ones, -1 is unknown and ``scale`` guides."""
+        told = {name: Field((), "int32", unknown=self.drop > 0) for name, _ in self.conditions}
+        return {"sample": told | ({"scale": Field((), "float32")} if self.drop else {})}
 
     @property
     def preview(self) -> Preview:
@@ -314,7 +316,7 @@ class Diffusion(System):
 
         def inputs(record: Mapping[str, jax.Array], key: jax.Array) -> Mapping[str, jax.Array]:
             asked = {name: record[name] for name, _ in self.conditions}
-            return {**asked, "scale": jnp.zeros(record["label"].shape, jnp.float32)}
+            return {**asked, **({"scale": jnp.zeros(record[LABEL].shape, jnp.float32)} if self.drop else {})}
 
         return Preview("sample", "records", inputs, (("image", "real"),))
 

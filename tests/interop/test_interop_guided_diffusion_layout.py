@@ -170,6 +170,24 @@ def test_a_released_model_gets_a_null_row_of_zeros() -> None:
     without = dataclasses.replace(info, null_rows=False)
     params, lines = layout.unet_from_torch(released, without)
     assert params["condition_opacity"].shape == (2, 128) and lines == []
+    with pytest.raises(UserError, match=r"label_emb.weight has shape \(2, 128\), this configuration needs \(3, 128\)"):
+        layout.unet_from_torch(released, info, null_row=True)
+    one_less = dataclasses.replace(info, conditions=(("opacity", 1),))
+    with pytest.raises(UserError, match=r"label_emb.weight has shape \(2, 128\), this configuration needs \(1, 128\)"):
+        layout.unet_from_torch(released, one_less, null_row=False)
+
+
+def test_an_unconditional_model_gets_a_table_of_zeros() -> None:
+    released = state_of(unet_rows(unet(conditions=())))
+    params, lines = layout.unet_from_torch(released, unet())
+    assert params["condition_class"].shape == (3, 128) and not params["condition_class"].any()
+    assert lines == ["no label_emb.weight: an unconditional network, whatever class it is told"]
+    for null_row in (True, False):
+        back = layout.unet_to_torch(params, unet(), null_row=null_row)
+        assert list(back) == list(released) and all(np.array_equal(back[name], released[name]) for name in released)
+    for needs, info in ((True, unet()), (None, unet(null_rows=False))):
+        with pytest.raises(UserError, match="the file has no label_emb.weight"):
+            layout.unet_from_torch(released, info, null_row=needs)
 
 
 @pytest.mark.parametrize(
@@ -226,11 +244,13 @@ def test_wrong_files_are_named() -> None:
 
 def test_wrong_parameters_are_named() -> None:
     params, _ = layout.unet_from_torch(state_of(unet_rows(unet())), unet())
-    with pytest.raises(
-        UserError, match="no down_0_halve/kernel, which the layout needs for input_blocks.2.0.op.weight"
-    ):
-        layout.unet_to_torch({k: v for k, v in params.items() if k != "down_0_halve"}, unet(resample="conv"))
+    needed = "no params/down_0_halve/norm_0/scale, which the layout needs for input_blocks.2.0.in_layers.0.weight"
+    with pytest.raises(UserError, match=needed):
+        layout.unet_to_torch({k: v for k, v in params.items() if k != "down_0_halve"}, unet())
     with pytest.raises(UserError, match="condition_class has no counterpart"):
         layout.unet_to_torch(params, unet(conditions=()))
-    with pytest.raises(UserError, match=r"time_0/kernel becomes \(128, 32\), time_embed.0.weight is \(256, 64\)"):
+    with pytest.raises(UserError, match=r"time_0/kernel becomes \(128, 32\), the layout needs \(256, 64\) for time"):
         layout.unet_to_torch(params, unet(width=64))
+    flat = {**params, "stem": {**params["stem"], "kernel": np.zeros((1, 32))}}
+    with pytest.raises(UserError, match=r"stem/kernel becomes \(1, 32\), the layout needs \(32, 1, 3, 3\)"):
+        layout.unet_to_torch(flat, unet())

@@ -205,3 +205,49 @@ def test_refusals(name, fields, message):
 
 def test_short_processes_need_another_schedule():
     assert len(build("diffusion", process__steps=12, process__noise=Noise.COSINE, inference__steps=3).schedule) == 12
+
+
+class Told:
+    """Stands in for the network: its answer is a number for the class plus one for the view."""
+
+    learned_variance = False
+
+    def __init__(self, null, of_class):
+        self.null, self.of_class = null, jnp.asarray(of_class)
+
+    def apply(self, variables, x, t, condition):
+        answer = self.of_class[condition["label"]] + jnp.array([-0.3, 0.2, 0.6])[condition["view"]]
+        return jnp.broadcast_to(answer.reshape(-1, 1, 1, 1), x.shape)
+
+
+def drawn(of_class, labels, views, scale):
+    """Images of that network, of equal noise whatever is asked for; class and view 2 are unknown."""
+    system = build(data__views=("PA", "AP"))
+    system = dataclasses.replace(system, network=Told(system.network.null, of_class))
+    assert system.network.null == {"label": 2, "view": 2}
+    inputs = asked(labels, scale) | {"view": np.array(views, np.int32)}
+    return jax.jit(system.samplers["sample"])({}, inputs, jax.random.key(3))
+
+
+def test_guidance_leaves_the_view_as_it_is():
+    """Where the class says nothing there is nothing to be guided by; dropping the view would be seen."""
+    by_view = (0.0, 0.0, 0.0)
+    plain = drawn(by_view, [0, 1, 1], [0, 1, 2], 0.0)
+    np.testing.assert_allclose(drawn(by_view, [0, 1, 1], [0, 1, 2], 3.0), plain, atol=1e-6)
+    assert float(jnp.abs(drawn(by_view, [0, 1, 1], [1, 0, 1], 0.0) - plain).mean((1, 2, 3)).min()) > 0.01
+    # Minus one is the unknown class, of the view that was asked for.
+    by_both = (0.4, -0.5, 0.1)
+    away = drawn(by_both, [0, 1, 1], [0, 1, 2], -1.0)
+    np.testing.assert_allclose(away, drawn(by_both, [2, 2, 2], [0, 1, 2], 0.0), atol=1e-6)
+    assert float(jnp.abs(away - drawn(by_both, [2, 2, 2], [2, 2, 0], 0.0)).mean((1, 2, 3)).min()) > 0.01
+
+
+def test_a_network_that_has_met_no_unknown_class_is_told_one_and_not_guided():
+    system = build(condition__drop=0.0)
+    assert set(system.sampler_inputs["sample"]) == {"label"} and not system.sampler_inputs["sample"]["label"].unknown
+    state = system.init(jax.random.key(0))
+    image = system.samplers["sample"](
+        system.inference_variables(state), {"label": jnp.array([0, 1])}, jax.random.key(1)
+    )
+    assert image.shape == (2, 16, 16, 1) and bool(jnp.isfinite(image).all())
+    assert build().sampler_inputs["sample"]["label"].unknown and "scale" in build().sampler_inputs["sample"]
