@@ -7,8 +7,8 @@ Organ (breast, kidney, liver) of MoNuSeg tiles: trained on slides of one stain (
 template values (``template``); one learned space (``lab``, ``hsv``); LStainNorm (``fused``). Every method runs once per
 template, with the template's number as its seed, so that ``none`` shows what the seed alone does.
 
-One JSON line per run, appended; runs that are there are not repeated. The table that it ends with gives mean and
-standard deviation over templates, and an interval of the mean by resampling patients.
+One JSON line per run, appended; runs that are there are not repeated, those of another length not counted. The table
+that it ends with gives mean and standard deviation over templates, and an interval of the mean by resampling patients.
 
 The CSV file has the columns file (relative to the folder above its own), organ, stain_domain, patient_id.
 """
@@ -23,13 +23,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from medgen_jax import stain, training
+from medgen_jax import training
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine.console import Console
 from medgen_jax.sampling import load_sampler
+from medgen_jax.stain import macenko
 from medgen_jax.systems.stain_classifier import Config, Normaliser, Start
 
 ORGANS = ("breast", "kidney", "liver")
@@ -38,6 +41,7 @@ METHODS = ("none", "macenko", "template", "lab", "hsv", "fused")
 #: Method -> spaces of the layer.
 SPACES = {"template": ("lab",), "lab": ("lab",), "hsv": ("hsv",), "fused": ("lab", "hsv", "rgb")}
 RESAMPLES = 2000
+MACENKO_BATCH = 16
 
 
 class Tile(NamedTuple):
@@ -56,8 +60,9 @@ def read_tiles(table: Path) -> list[Tile]:
       UserError: for a missing column, a patient in both domains, or an organ missing from one.
     """
     with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    missing = {"file", "organ", "stain_domain", "patient_id"} - set(rows[0] if rows else ())
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    missing = {"file", "organ", "stain_domain", "patient_id"} - set(reader.fieldnames or ())
     if missing:
         raise UserError(f"--tiles {table}: has no column {sorted(missing)[0]!r}")
     root = table.resolve().parent.parent
@@ -92,10 +97,24 @@ def pixels(tiles: list[Tile]) -> np.ndarray:
 
 def normalised_by_macenko(images: np.ndarray, template: np.ndarray) -> np.ndarray:
     """uint8 tiles recoloured as the template (h, w, 3) uint8; tiles without tissue stay as they are."""
-    macenko = stain.load("macenko")
-    target = macenko.fit(template[None] / np.float32(255))
-    parts = [macenko.transform(target, part / np.float32(255)).images for part in np.array_split(images, 8)]
-    return np.rint(np.concatenate([np.asarray(p) for p in parts]) * 255).astype(np.uint8)
+    target = _macenko_look(template[None])
+    parts = []
+    for start in range(0, len(images), MACENKO_BATCH):
+        part = images[start : start + MACENKO_BATCH]
+        # The last part is filled up, so that one compiled program serves all.
+        full = np.concatenate([part, np.repeat(part[-1:], MACENKO_BATCH - len(part), axis=0)])
+        parts.append(np.asarray(_macenko_recoloured(target, full))[: len(part)])
+    return np.concatenate(parts)
+
+
+@jax.jit
+def _macenko_look(images: jax.Array) -> macenko.Stains:
+    return macenko.fit(images.astype(jnp.float32) / 255)
+
+
+@jax.jit
+def _macenko_recoloured(target: macenko.Stains, images: jax.Array) -> jax.Array:
+    return jnp.rint(255 * macenko.transform(target, images.astype(jnp.float32) / 255).images).astype(jnp.uint8)
 
 
 def write_training_set(folder: Path, tiles: list[Tile], images: np.ndarray) -> Path:
@@ -203,13 +222,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     given = parser.parse_args()
     tiles = read_tiles(given.tiles)
-    rows = [json.loads(line) for line in given.output.read_text().splitlines()] if given.output.exists() else []
-    done = {(r["method"], r["seed"], r["steps"], r["batch"]) for r in rows}
+    length = {"steps": given.steps, "batch": given.batch}
+    lines = given.output.read_text().splitlines() if given.output.exists() else []
+    rows = [r for r in map(json.loads, lines) if length.items() <= r.items()]
+    done = {(r["method"], r["template"], r["seed"]) for r in rows}
     for seed, template in enumerate(template_numbers(tiles, given.templates)):
         for method in given.methods:
-            if (method, seed, given.steps, given.batch) in done:
+            if (method, template, seed) in done:
                 continue
-            row = run(method, tiles, template, seed, given.steps, given.batch)
+            row = run(method, tiles, template, seed, **length)
             rows.append(row)
             with given.output.open("a") as file:
                 file.write(json.dumps(row) + "\n")

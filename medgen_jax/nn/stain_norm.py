@@ -40,7 +40,7 @@ from jax import lax
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.types import Image
-from medgen_jax.ops.colour_statistics import SPACES, check_images, check_spaces, measure
+from medgen_jax.ops.colour_statistics import SPACES, average, check_images, check_spaces, distance_to, measure
 from medgen_jax.ops.resize import resize
 
 VARIANTS = ("paper", "published")
@@ -70,7 +70,8 @@ class Branch(nn.Module):
       variant: see the module.
 
     Call: (b, h, w, 3) RGB in [0, 1] -> the same shape, back in RGB. Parameters ``mean`` and ``std`` (3,) are the
-    learned offsets, from 0, to those of the collection ``reference``.
+    learned offsets, from 0, to those of the collection ``reference``. mu and sigma are those of each image, or of the
+    collection ``source`` where there is one.
     """
 
     space: str
@@ -78,13 +79,31 @@ class Branch(nn.Module):
 
     @nn.compact
     def __call__(self, images: Image) -> Image:
-        convert, published = SPACES[self.space], self.variant == "published"
-        _, std, distance = measure(convert.from_rgb(images), hue=convert.hue and not published)
+        convert = SPACES[self.space]
+        std, distance = self._spread(convert.from_rgb(images))
         gamma, beta = (_per_channel(self._target(name)) for name in ("std", "mean"))
         rgb = convert.to_rgb(gamma * distance / (_per_channel(std) + EPSILON) + beta)
-        if published and self.space in ("hsv", "rgb"):
+        if self.variant == "published" and self.space in ("hsv", "rgb"):
             return jnp.abs(rgb)
         return lax.clamp(0.0, rgb, 1.0)
+
+    def source(self, images: Image) -> dict[str, jax.Array]:
+        """Mean and standard deviation (3,) that (b, h, w, 3) have in common: averages, each image counting the same."""
+        mean, std, _ = measure(SPACES[self.space].from_rgb(images), self._hue)
+        return average(mean, std, self._hue)
+
+    @property
+    def _hue(self) -> bool:
+        """Whether channel 0 is treated as an angle."""
+        return SPACES[self.space].hue and self.variant != "published"
+
+    def _spread(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Standard deviation (b, 3) or (3,), and every pixel's distance to the mean."""
+        if self.has_variable("source", "mean"):
+            mean, std = (self.get_variable("source", name) for name in ("mean", "std"))
+            return std, distance_to(_per_channel(mean), values, self._hue)
+        _, std, distance = measure(values, self._hue)
+        return std, distance
 
     def _target(self, name: str) -> jax.Array:
         """Reference plus learned offset, (3,)."""
@@ -227,8 +246,8 @@ class Fusion(nn.Module):
 class LStainNorm(nn.Module):
     """Learned stain normalisation in several colour spaces, fused by self-attention.
 
-    Everything is computed in float32. Statistics are of each image by itself; a tile of one colour becomes
-    the mean colour of the template.
+    Everything is computed in float32. Statistics are of each image by itself, or those given for all; a tile of one
+    colour becomes, by itself, the mean colour of the template.
 
     Attributes:
       spaces: some of ``lab``, ``hsv``, ``rgb``, ``hed``. One alone has nothing to fuse: the output is its branch.
@@ -243,7 +262,9 @@ class LStainNorm(nn.Module):
 
     Collections: ``params``, offsets that start at 0 and the attention's mixtures; ``reference``, not
     trained, ``{space: {"mean": (3,), "std": (3,)}}`` where the offsets start from, `REFERENCE` by default.
-    Replace it by what `medgen_jax.ops.colour_statistics.pooled` returns for a template or a data set.
+    Replace it by what `medgen_jax.ops.colour_statistics.pooled` returns for a template or a data set. ``source``,
+    optional and of the same form, are the statistics that images are normalised by in place of their own: what
+    `source` returns for tiles of one large image.
 
     Raises `UserError` for an unknown space or variant, and for images of another shape or of integers.
     """
@@ -275,6 +296,12 @@ class LStainNorm(nn.Module):
         check_images(images)
         images = images.astype(jnp.float32)
         return {space: self.branch[space](images) for space in self.spaces}
+
+    def source(self, images: Image) -> dict[str, dict[str, jax.Array]]:
+        """Statistics of images (b, h, w, 3) together, ``{space: {"mean": (3,), "std": (3,)}}``."""
+        check_images(images)
+        images = images.astype(jnp.float32)
+        return {space: self.branch[space].source(images) for space in self.spaces}
 
     def weights(self, images: Image) -> dict[str, Image]:
         """Share of each space in every pixel and channel, ``{space: (b, h, w, 3)}``; they sum to 1."""

@@ -86,17 +86,23 @@ def measure(values: jax.Array, hue: bool = False) -> tuple[jax.Array, jax.Array,
         origin = jnp.concatenate((jnp.arctan2(sine, cosine), origin[..., 1:]), axis=-1)
     # The mean does not depend on the origin, so there is no gradient to lose; arctan2 has none at 0, 0.
     origin = lax.stop_gradient(origin)
-    distance = values - origin
-    if hue:
-        angle = distance[..., :1]
-        angle = angle - _CIRCLE * jnp.round(angle / _CIRCLE)
-        distance = jnp.concatenate((angle, distance[..., 1:]), axis=-1)
+    distance = distance_to(origin, values, hue)
     offset = jnp.mean(distance, axis=(1, 2), keepdims=True)
     distance = distance - offset
     mean = (origin + offset)[:, 0, 0]
     if hue:
         mean = jnp.concatenate((jnp.mod(mean[:, :1], _CIRCLE), mean[:, 1:]), axis=-1)
     return mean, _deviation(distance), distance
+
+
+def distance_to(mean: jax.Array, values: jax.Array, hue: bool = False) -> jax.Array:
+    """``values - mean``, both (..., 3); with ``hue`` channel 0 the shorter way round."""
+    distance = values - mean
+    if hue:
+        angle = distance[..., :1]
+        angle = angle - _CIRCLE * jnp.round(angle / _CIRCLE)
+        distance = jnp.concatenate((angle, distance[..., 1:]), axis=-1)
+    return distance
 
 
 def _deviation(distance: jax.Array) -> jax.Array:
@@ -142,8 +148,13 @@ def pooled(per_image: Statistics) -> dict[str, dict[str, jax.Array]]:
       standard deviations.
     """
     check_spaces(tuple(per_image))
-    averages = {}
-    for space, moments in per_image.items():
-        mean, _, _ = measure(jnp.asarray(moments["mean"]).reshape(1, -1, 1, 3), SPACES[space].hue)
-        averages[space] = {"mean": mean[0], "std": jnp.mean(jnp.asarray(moments["std"]), axis=0)}
-    return averages
+    return {
+        space: average(jnp.asarray(moments["mean"]), jnp.asarray(moments["std"]), SPACES[space].hue)
+        for space, moments in per_image.items()
+    }
+
+
+def average(means: jax.Array, stds: jax.Array, hue: bool = False) -> dict[str, jax.Array]:
+    """Of several images' (b, 3), in one space: the mean of the means, with ``hue`` on its circle, and of the stds."""
+    mean, _, _ = measure(means.reshape(1, -1, 1, 3), hue)
+    return {"mean": mean[0], "std": jnp.mean(stds, axis=0)}

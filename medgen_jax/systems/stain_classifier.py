@@ -303,6 +303,16 @@ class StainClassifier(System):
         return {"predict": self._predict} | ({"normalize": self._normalise} if self.layer else {})
 
     @property
+    def tile_variables(self) -> dict[str, Any]:
+        """``normalize``: the layer looks at each image, so tiles of one need a first pass."""
+
+        def pool(variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> PyTree:
+            source = self.layer.apply(variables["norm"], _from_zero(inputs["image"]), method="source")
+            return {**variables, "norm": {**variables["norm"], "source": source}}
+
+        return {"normalize": pool} if self.layer else {}
+
+    @property
     def sampler_inputs(self) -> dict[str, dict[str, Field]]:
         """A tile."""
         image = dict(self.streams["records"].fields)["image"]

@@ -72,7 +72,7 @@ def of_run(workdir: str | Path, which: str | int = "last") -> Translator:
     function = _of_colours(found.model.function)
     model = replace(found.model, function=function, jitted=jax.jit(function))
     facts = {"Method": LEARNED, "Run": found.title, "Checkpoint": str(which)}
-    return replace(found, model=model, facts=facts, kind=_KIND, origin=_origin(LEARNED))
+    return replace(found, model=model, facts=facts, kind=_KIND, origin=_origin(LEARNED), needs_tissue=True)
 
 
 def sampler(name: str, target: PyTree, data: DataConfig = _DATA) -> LoadedSampler:

@@ -122,6 +122,34 @@ def test_hue_is_turned_around_its_circle() -> None:
     np.testing.assert_allclose(turned, [0.8, 1.1, 1.2, 0.9], atol=1e-3)
 
 
+# ------------------------------------------------------------------------------------------ given statistics
+
+
+def test_given_statistics_take_the_place_of_the_image_s_own() -> None:
+    net, images = LStainNorm(("rgb",)), tissue(1, 9, 7, batch=2)
+    mean, std = np.array([0.7, 0.4, 0.6]), np.array([0.2, 0.1, 0.3])
+    variables = made(net, source={"rgb": {"mean": jnp.asarray(mean), "std": jnp.asarray(std)}})
+    target = {name: np.asarray(values) for name, values in variables["reference"]["rgb"].items()}
+    wanted = np.clip((np.asarray(images) - mean) / std * target["std"] + target["mean"], 0, 1)
+    np.testing.assert_allclose(run(net, variables, images), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_tiles_have_in_common(variant: str) -> None:
+    """Of one tile its own statistics; of two their averages, hue on its circle in ``paper`` alone."""
+    net, images = LStainNorm(("hsv",), variant), tissue(6, 8, 8)
+    variables = made(net)
+    own = run(net, variables, images, "source")
+    np.testing.assert_allclose(run(net, {**variables, "source": own}, images), run(net, variables, images), atol=1e-5)
+    reds = [jnp.full((1, 8, 8, 3), jnp.array([0.8, 0.4, 0.4])).at[..., channel].add(0.05) for channel in (1, 2)]
+    found = run(net, variables, jnp.concatenate(reds), "source")["hsv"]
+    either_side = 0.125 * np.pi / 3  # of the cut
+    mean = [2 * np.pi - either_side, either_side] if variant == "published" else [0.0, 0.0]
+    turned = (float(found["mean"][0]) - np.mean(mean) + np.pi) % (2 * np.pi) - np.pi
+    assert turned == pytest.approx(0, abs=1e-3)
+    np.testing.assert_allclose(found["std"], 0, atol=1e-6)
+
+
 # ------------------------------------------------------------------------------------------ identity
 
 

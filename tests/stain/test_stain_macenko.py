@@ -13,11 +13,10 @@ from medgen_jax.stain import macenko
 from medgen_jax.stain.concentrations import luminous_region
 from twins import stain_numpy
 
-TORCHSTAIN = {"black": "added", "pixels": "all"}
-TIATOOLBOX = {"white": 1.0, "beta": -1.0, "pixels": "all"}
-measure = jax.jit(macenko.measure, static_argnames=("white", "black", "beta", "pixels"))
-fit = jax.jit(macenko.fit, static_argnames=("mode", "white", "black", "beta", "pixels"))
-transform = jax.jit(macenko.transform, static_argnames=("white", "black", "beta", "pixels"))
+TORCHSTAIN, TIATOOLBOX = macenko.TORCHSTAIN, macenko.TIATOOLBOX
+measure = jax.jit(macenko.measure, static_argnames="options")
+fit = jax.jit(macenko.fit, static_argnames=("mode", "options"))
+transform = jax.jit(macenko.transform, static_argnames="options")
 
 
 def test_look_of_a_mixture_is_its_stains() -> None:
@@ -38,7 +37,7 @@ def test_a_mixture_gets_the_stains_of_another() -> None:
 def test_glass_does_not_count_unless_it_is_asked_to() -> None:
     beside = np.concatenate([mixture(), np.ones((1, 24, 48, 3), np.float32)], axis=2)
     np.testing.assert_allclose(measure(beside).ceiling, measure(mixture()).ceiling, rtol=1e-5)
-    assert (measure(beside, pixels="all").ceiling < 0.995 * measure(beside).ceiling).all()
+    assert (measure(beside, options=macenko.Options(pixels="all")).ceiling < 0.995 * measure(beside).ceiling).all()
     region = np.zeros(beside.shape[:3], bool)
     region[:, :, :12] = True
     inside = np.where(region[..., None], beside, np.float32(1))
@@ -48,16 +47,16 @@ def test_glass_does_not_count_unless_it_is_asked_to() -> None:
 def test_as_the_numpy_form(shared) -> None:
     target, image = real(shared, "a"), real(shared, "cmu1")
     vectors, ceiling, _ = stain_numpy.unmixed(target[0])
-    look = fit(target, **TORCHSTAIN)
+    look = fit(target, options=TORCHSTAIN)
     np.testing.assert_allclose(look.vectors.T, vectors, atol=1e-4)
     np.testing.assert_allclose(look.ceiling, ceiling, rtol=3e-4)
     wanted = stain_numpy.macenko(image[0], (vectors, ceiling))
-    np.testing.assert_allclose(transform(look, image, **TORCHSTAIN).images[0], wanted, atol=1e-3)
+    np.testing.assert_allclose(transform(look, image, options=TORCHSTAIN).images[0], wanted, atol=1e-3)
 
 
 @pytest.mark.parametrize("tile", ["lung", "kidney", "cmu1"])
 def test_as_torchstain(shared, tile: str) -> None:
-    got = transform(fit(real(shared, "a"), **TORCHSTAIN), real(shared, tile), **TORCHSTAIN)
+    got = transform(fit(real(shared, "a"), options=TORCHSTAIN), real(shared, tile), options=TORCHSTAIN)
     assert_as_package(got.images, tile, "torchstain_macenko", most=0.1)
     assert_as_package(got.images, tile, "torchstain_macenko_torch", most=0.2)
 
@@ -65,15 +64,15 @@ def test_as_torchstain(shared, tile: str) -> None:
 @pytest.mark.parametrize("tile", ["lung", "kidney", "cmu1"])
 def test_as_tiatoolbox(shared, tile: str) -> None:
     target, image = real(shared, "a"), real(shared, tile)
-    look = fit(target, region=luminous_region(target), **TIATOOLBOX)
-    got = transform(look, image, region=luminous_region(image), **TIATOOLBOX)
+    look = fit(target, region=luminous_region(target), options=TIATOOLBOX)
+    got = transform(look, image, region=luminous_region(image), options=TIATOOLBOX)
     assert_as_package(got.images, tile, "tiatoolbox_macenko", most=0.3)
 
 
 @pytest.mark.parametrize("mode", macenko.MODES)
 def test_several_targets_as_torchstain(shared, mode: str) -> None:
-    look = fit(np.concatenate([real(shared, "a"), real(shared, "b")]), mode=mode, **TORCHSTAIN)
-    got = transform(look, real(shared, "cmu1"), **TORCHSTAIN)
+    look = fit(np.concatenate([real(shared, "a"), real(shared, "b")]), mode=mode, options=TORCHSTAIN)
+    got = transform(look, real(shared, "cmu1"), options=TORCHSTAIN)
     assert_as_package(got.images, "cmu1", f"torchstain_{mode}", most=0.2)
 
 
@@ -96,7 +95,7 @@ def test_as_the_pytorch_form() -> None:
     target, image = mixture(3, OTHERS), mixture(4)
     as_torch = [torch.from_numpy(255 * x[0]).movedim(-1, 0) for x in (target, image)]
     wanted = stain.macenko(as_torch[1], stain.unmixed(as_torch[0], white=240, alpha=0.01, beta=0.15)[0])
-    got = transform(fit(target, **TORCHSTAIN), image, **TORCHSTAIN)
+    got = transform(fit(target, options=TORCHSTAIN), image, options=TORCHSTAIN)
     # Nearest ranks there, interpolated ones here.
     np.testing.assert_allclose(got.images[0], np.moveaxis(wanted.numpy(), 0, -1) / 255, atol=5e-3)
 

@@ -13,7 +13,7 @@ from stain_material import OTHERS, mixture, without_look
 
 from medgen_jax import stain
 from medgen_jax.core.errors import UserError
-from medgen_jax.stain import normalised, reinhard
+from medgen_jax.stain import macenko, normalised, reinhard
 from medgen_jax.stain.reinhard import Spread
 
 METHODS = ("histogram", "macenko", "reinhard")
@@ -138,5 +138,6 @@ def test_bad_input_is_named(name: str) -> None:
         method.measure(jnp.zeros((8, 8, 3)))
     with pytest.raises(UserError, match="images are uint8; they must be floats in .0, 1.: divide by the white level"):
         method.measure(jnp.zeros((1, 8, 8, 3), jnp.uint8))
+    wrong = {"options": macenko.Options(pixels="glass")} if method is macenko else {"pixels": "glass"}
     with pytest.raises(UserError, match="pixels='glass' is unknown"):
-        method.measure(jnp.zeros((1, 8, 8, 3)), pixels="glass")
+        method.measure(jnp.zeros((1, 8, 8, 3)), **wrong)

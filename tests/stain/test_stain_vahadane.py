@@ -10,6 +10,7 @@ from PIL import Image
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.stain import vahadane
+from twins import stain_numpy
 
 ONE = np.array([[0.60, 0.70, 0.38], [0.15, 0.95, 0.27]])
 OTHER = np.array([[0.70, 0.60, 0.39], [0.25, 0.80, 0.54]])
@@ -172,6 +173,38 @@ def test_an_image_takes_on_the_look_of_another():
     pooled = transform(target, images, vahadane.pool(looks))
     assert pooled.ok.all() and np.abs(pooled.images[0] - result.images[0]).max() > 0.02
     np.testing.assert_allclose(pooled.images[2], 1.0, atol=1e-6)
+
+
+def beside_glass():
+    """A tile of which a quarter is white, and one to be recoloured."""
+    target = tile(OTHER, seed=1)
+    target[: SIZE // 4] = 1
+    return target, tile(ONE, seed=2)
+
+
+def test_as_the_numpy_form():
+    target, image = beside_glass()
+    looks = measure(batch(target, image))
+    for number, one in enumerate((target, image)):
+        vectors, ceiling, _ = stain_numpy.vahadane_look(one)
+        np.testing.assert_allclose(looks.vectors[number], vectors, atol=1e-4)
+        np.testing.assert_allclose(looks.ceiling[number], ceiling, rtol=3e-4)
+    wanted = stain_numpy.vahadane(image, stain_numpy.vahadane_look(target)[:2])
+    got = transform(jax.tree.map(lambda x: x[0], looks), batch(target, image))
+    np.testing.assert_allclose(got.images[1], wanted, atol=1e-3)
+
+
+@pytest.mark.parity
+def test_as_the_pytorch_form():
+    torch = pytest.importorskip("torch")
+    from twins import stain
+
+    target, image = beside_glass()
+    as_torch = [torch.from_numpy(255 * x).movedim(-1, 0) for x in (target, image)]
+    wanted = stain.vahadane(as_torch[1], stain.vahadane_look(as_torch[0])[0])
+    got = transform(jax.tree.map(lambda x: x[0], measure(batch(target))), batch(target, image))
+    # Nearest ranks there, interpolated ones here.
+    np.testing.assert_allclose(got.images[1], np.moveaxis(wanted.numpy(), 0, -1) / 255, atol=5e-3)
 
 
 def test_what_shows_no_two_stains_comes_back_unchanged():

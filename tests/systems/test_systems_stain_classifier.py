@@ -157,7 +157,9 @@ def test_the_layer_by_itself_is_a_sampler(tiles):
     layer = jax.jit(system.layer.apply)(variables["norm"], jnp.float32(tiles[:2] / 255.0))
     np.testing.assert_allclose(image, 2 * layer - 1, atol=1e-5)
     assert list(system.samplers) == ["predict", "normalize"]
-    assert list(build(norm__kind=Normaliser.NONE).samplers) == ["predict"]
+    without = build(norm__kind=Normaliser.NONE)
+    assert list(without.samplers) == ["predict"]
+    assert set(system.tile_variables) == {"normalize"} and not without.tile_variables
 
 
 def test_the_rate_falls_over_the_run_or_swings_as_published():

@@ -16,11 +16,15 @@ from stained_images import PURPLE, glass, tissue
 from viz.test_viz_report import Page
 
 from medgen_jax import stain
+from medgen_jax.core import config as configs
 from medgen_jax.core.config import DataConfig
 from medgen_jax.core.errors import UserError
+from medgen_jax.core.streams import Field
 from medgen_jax.data.images import read_image, write_image
 from medgen_jax.ops.tiles import Grid
+from medgen_jax.sampling import LoadedSampler
 from medgen_jax.stain import reinhard
+from medgen_jax.systems import stain_classifier
 from medgen_jax.translation import files, inputs, normalizers, slides
 from medgen_jax.translation.clock import Clock
 from medgen_jax.translation.tiles import sample_image
@@ -230,6 +234,38 @@ def test_speed_is_that_without_compiling(monkeypatch):
 # ---- the learned one -----------------------------------------------------------------------------
 
 
+def halves():
+    """(64, 96, 3) tissue that is darker from column 48 on: tiles of 32 pixels see the left half, both, the right."""
+    image = tissue(64, 96)
+    image[:, 48:] = tissue(64, 48, strength=1.0, seed=1)
+    return image
+
+
+def test_the_learned_one_leaves_no_seam_between_halves_of_other_brightness():
+    config = small_systems.CONFIGS["stain_classifier"]()
+    config.norm.spaces = ("lab",)
+    system = stain_classifier.build(configs.resolve(config, 16))
+    variables = {"norm": jax.jit(system.layer.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))}
+    function, pool = system.samplers["normalize"], jax.jit(system.tile_variables["normalize"])
+    model = LoadedSampler(
+        "normalize", "stain_classifier", config, variables, function, jax.jit(function),
+        {"image": Field((32, 32, 3), "uint8")}, pool,
+    )  # fmt: skip
+    image, grid = halves(), Grid(64, 96, 32, 0)
+
+    def step(made):
+        # Left and right of the edge at column 32 the tissue is the same.
+        return np.abs(made[:, 16:32].mean((0, 1)) - made[:, 32:48].mean((0, 1))).max()
+
+    made, alone = (sample_image(one, image, grid) for one in (model, dataclasses.replace(model, pool=None)))
+    assert step(made) < 0.05 < 0.15 < step(alone)
+    # The halves stay what they are to each other.
+    assert made[:, 64:].mean() < made[:, :32].mean() - 0.2
+    tiles = np.stack([grid.cut(image, *corner) for corner in grid.corners])
+    agreed = dataclasses.replace(model, variables=pool(variables, {"image": tiles}, jax.random.key(0)))
+    np.testing.assert_allclose(made, agreed({"image": image[None]})[0], atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.ci_slow
 def test_a_run_with_the_layer_normalises_and_others_say_why_not(tmp_path):
@@ -241,6 +277,16 @@ def test_a_run_with_the_layer_normalises_and_others_say_why_not(tmp_path):
     image = tissue(32, 32)[None]
     expected = (np.asarray(chosen.model({"image": image}))[0] + 1) / 2
     np.testing.assert_allclose(unit(read_image(done.output)), expected, atol=0.51 / 255)
+    # Glass is no part of what an image's tiles have in common; attention is all that is left of each tile's own.
+    large = np.concatenate([halves(), glass(64, 96)], axis=1)
+    write_image(tmp_path / "large.png", large)
+    (done,) = normalise(chosen, tmp_path / "large.png", tmp_path / "large", report=False, tile=32, overlap=0)
+    tiles = np.stack([large[y : y + 32, x : x + 32] for y in (0, 32) for x in (0, 32, 64)])
+    pooled = chosen.model.pool(chosen.model.variables, {"image": tiles}, jax.random.key(0))
+    agreed = dataclasses.replace(chosen.model, variables=pooled)
+    np.testing.assert_allclose(
+        unit(read_image(done.output)), (np.asarray(agreed({"image": large[None]}))[0] + 1) / 2, atol=2 / 255
+    )
     write_image(tmp_path / "grey.png", stained_images.glass(32, 32)[..., :1])
     with pytest.raises(UserError, match=r"grey\.png: has 1 channel, and stains"):
         normalise(chosen, tmp_path / "grey.png", tmp_path / "out")

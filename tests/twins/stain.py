@@ -1,4 +1,4 @@
-"""PyTorch twins of Macenko's and Reinhard's normalisers, one image at a time, as torchstain does them.
+"""PyTorch twins of Macenko's, Vahadane's and Reinhard's normalisers, one image at a time, as torchstain does them.
 
 Images are (3, h, w) floats in [0, 255]; results are the same, not yet rounded. Pixels that do not count are left
 out by indexing and quantiles are taken by selection with no interpolation, so shapes depend on the
@@ -32,15 +32,18 @@ def nearest_rank(values: torch.Tensor, share: float) -> torch.Tensor:
 def unmixed(image: torch.Tensor, white: float, alpha: float, beta: float) -> tuple[Stains, torch.Tensor]:
     """The stains of an image and their amounts (2, n) in every pixel."""
     density = -torch.log((image.reshape(3, -1).T + 1) / white)
-    stained = density[(density >= beta).all(1)]
+    vectors = extremes(density[(density >= beta).all(1)], alpha)
+    amounts = torch.linalg.lstsq(vectors, density.T).solution
+    return Stains(vectors, torch.stack([nearest_rank(a, 0.99) for a in amounts])), amounts
+
+
+def extremes(stained: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Unit columns (3, 2): the robust extremes of the angle of densities (n, 3) within their plane."""
     plane = torch.linalg.eigh(torch.cov(stained.T)).eigenvectors[:, 1:]
     along, across = (stained @ plane).T
     angles = torch.atan2(across, along)
     low, high = (plane @ torch.stack([a.cos(), a.sin()]) for a in (nearest_rank(angles, s) for s in (alpha, 1 - alpha)))
-    ordered = (low, high) if low[0] > high[0] else (high, low)
-    vectors = torch.stack(ordered, 1)
-    amounts = torch.linalg.lstsq(vectors, density.T).solution
-    return Stains(vectors, torch.stack([nearest_rank(a, 0.99) for a in amounts])), amounts
+    return torch.stack((low, high) if low[0] > high[0] else (high, low), 1)
 
 
 def macenko(
@@ -50,6 +53,62 @@ def macenko(
     source, amounts = unmixed(image, white, alpha, beta)
     amounts = amounts * (target.ceiling / source.ceiling)[:, None]
     return (white * torch.exp(-target.vectors @ amounts)).clamp(max=255).reshape(image.shape)
+
+
+def vahadane_look(image: torch.Tensor, rounds: int = 50, samples: int = 8192) -> tuple[Stains, torch.Tensor]:
+    """The stains of an image, sparse and not negative, and their amounts (2, n) in every pixel."""
+    lit = image.reshape(3, -1) / 255
+    density = -torch.log(lit.clamp(min=1 / 255))
+    counted = tissue(lit, density)
+    added = -torch.log(lit[:, counted].T + 1 / 255)
+    start = extremes(added[(added > 0.15).all(1)], 0.01).T
+    golden = torch.arange(1, min(samples, lit.shape[1]) + 1, dtype=torch.float64) * ((5**0.5 - 1) / 2)
+    ranks = (torch.sort(golden % 1).values.float() * counted.sum()).floor().long()
+    vectors = dictionary(density[:, counted.nonzero()[ranks, 0]], start, rounds)
+    amounts = sparse_amounts(density, vectors, penalty=0.01)
+    return Stains(vectors.T, torch.stack([nearest_rank(a, 0.99) for a in amounts[:, counted]])), amounts
+
+
+def vahadane(image: torch.Tensor, target: Stains) -> torch.Tensor:
+    """The image with the stains of ``target``."""
+    source, amounts = vahadane_look(image)
+    amounts = amounts * (target.ceiling / source.ceiling)[:, None]
+    return (255 * torch.exp(-target.vectors @ amounts)).clamp(max=255).reshape(image.shape)
+
+
+def tissue(lit: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
+    """Which of the pixels (3, n) are stained: dense enough, and of a colour."""
+    most = lit.amax(0)
+    return (density.mean(0) > 0.15) & (most - lit.amin(0) > 0.05 * most)
+
+
+def dictionary(density: torch.Tensor, start: torch.Tensor, rounds: int, penalty: float = 0.1) -> torch.Tensor:
+    """Stains (2, 3) of densities (3, n): amounts and each stain in turn, all of them exact minima."""
+    vectors = unit(start.clamp(min=0))
+    for _ in range(rounds):
+        amounts = sparse_amounts(density, vectors, penalty)
+        used, shared = amounts @ amounts.T, amounts @ density.T
+        rows = [vectors[0], vectors[1]]
+        for s in range(2):
+            best = (shared[s] - used[0, 1] * rows[1 - s]).clamp(min=0)
+            length = torch.linalg.norm(best)
+            if used[s, s] > 0 and length > 0:
+                rows[s] = best / torch.maximum(used[s, s], length)
+        vectors = unit(torch.stack(rows))
+    return vectors if vectors[0, 0] > vectors[1, 0] else vectors.flip(0)
+
+
+def sparse_amounts(density: torch.Tensor, vectors: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Amounts (2, n), none negative, that minimise ``1/2 |density - vectors.T @ h|^2 + penalty * sum(h)``."""
+    alone = vectors @ density - penalty
+    cosine = vectors[0] @ vectors[1]
+    free = (alone - cosine * alone.flip(0)) / (1 - cosine**2)
+    return torch.where(free.flip(0) < 0, alone, free).clamp(min=0)
+
+
+def unit(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of length 1."""
+    return rows / torch.linalg.norm(rows, dim=1, keepdim=True)
 
 
 def to_lab(image: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
-"""NumPy forms of Macenko's and Reinhard's normalisers in float64, one image (h, w, 3) in [0, 1] at a time.
+"""NumPy forms of Macenko's, Vahadane's and Reinhard's normalisers in float64, one image (h, w, 3) in [0, 1] at a time.
 
-They follow the papers step by step, with boolean indexing and sorted percentiles, as NumPy packages do.
+They follow the papers step by step, with boolean indexing and sorted percentiles, as NumPy packages do. Vahadane's
+takes as many rounds over as many pixels as ours, and the same ones.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ def unmixed(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unit columns (3, 2), the 99th percentiles (2,) and the amounts (2, n) of haematoxylin and eosin."""
     density = -np.log((image.reshape(-1, 3).astype(np.float64) + 1 / 255) / white)
-    stained = density[(density >= beta).all(1)]
+    vectors = extremes(density[(density >= beta).all(1)], alpha)
+    amounts = np.linalg.lstsq(vectors, density.T, rcond=None)[0]
+    return vectors, np.percentile(amounts, 99, axis=1), amounts
+
+
+def extremes(stained: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    """Unit columns (3, 2): the robust extremes of the angle of densities (n, 3) within their plane."""
     plane = np.linalg.eigh(np.cov(stained.T))[1][:, 1:]
     along, across = (stained @ plane).T
     angles = np.percentile(np.arctan2(across, along), [alpha, 100 - alpha])
     ends = [plane @ [np.cos(angle), np.sin(angle)] for angle in angles]
-    vectors = np.stack(sorted(ends, key=lambda end: -end[0]), axis=1)
-    amounts = np.linalg.lstsq(vectors, density.T, rcond=None)[0]
-    return vectors, np.percentile(amounts, 99, axis=1), amounts
+    return np.stack(sorted(ends, key=lambda end: -end[0]), axis=1)
 
 
 def macenko(image: np.ndarray, target: tuple[np.ndarray, np.ndarray], white: float = 240 / 255) -> np.ndarray:
@@ -31,6 +36,63 @@ def macenko(image: np.ndarray, target: tuple[np.ndarray, np.ndarray], white: flo
     _, ceiling, amounts = unmixed(image, white)
     density = target[0] @ (amounts * (target[1] / ceiling)[:, None])
     return np.clip(white * np.exp(-density.T), 0, 1).reshape(image.shape)
+
+
+def vahadane_look(
+    image: np.ndarray, rounds: int = 50, samples: int = 8192
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit rows (2, 3), the 99th percentiles (2,) and the amounts (2, n) of haematoxylin and eosin."""
+    lit = image.reshape(-1, 3).astype(np.float64)
+    density = np.ascontiguousarray(-np.log(np.maximum(lit, 1 / 255)).T)
+    counted = tissue(lit, density)
+    added = -np.log(lit[counted] + 1 / 255)
+    start = extremes(added[(added > 0.15).all(1)]).T
+    places = np.sort(np.arange(1, min(samples, len(lit)) + 1) * ((np.sqrt(5) - 1) / 2) % 1)
+    ranks = np.floor(places.astype(np.float32) * np.float32(counted.sum())).astype(int)
+    vectors = dictionary(density[:, np.flatnonzero(counted)[ranks]], start, rounds)
+    amounts = sparse_amounts(density, vectors, penalty=0.01)
+    return vectors, np.percentile(amounts[:, counted], 99, axis=1), amounts
+
+
+def vahadane(image: np.ndarray, target: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The image with the vectors and percentiles of ``target``."""
+    _, ceiling, amounts = vahadane_look(image)
+    density = target[0].T @ (amounts * (target[1] / ceiling)[:, None])
+    return np.clip(np.exp(-density.T), 0, 1).reshape(image.shape)
+
+
+def tissue(lit: np.ndarray, density: np.ndarray) -> np.ndarray:
+    """Which of the pixels (n, 3), of densities (3, n), are stained: dense enough, and of a colour."""
+    most = lit.max(1)
+    return (density.mean(0) > 0.15) & (most - lit.min(1) > 0.05 * most)
+
+
+def dictionary(density: np.ndarray, start: np.ndarray, rounds: int, penalty: float = 0.1) -> np.ndarray:
+    """Stains (2, 3) of densities (3, n): amounts and each stain in turn, all of them exact minima."""
+    vectors = unit(np.maximum(start, 0))
+    for _ in range(rounds):
+        amounts = sparse_amounts(density, vectors, penalty)
+        used, shared = amounts @ amounts.T, amounts @ density.T
+        for s in range(2):
+            best = np.maximum(shared[s] - used[0, 1] * vectors[1 - s], 0)
+            length = np.linalg.norm(best)
+            if used[s, s] > 0 and length > 0:
+                vectors[s] = best / max(used[s, s], length)
+        vectors = unit(vectors)
+    return vectors[np.argsort(-vectors[:, 0])]
+
+
+def sparse_amounts(density: np.ndarray, vectors: np.ndarray, penalty: float) -> np.ndarray:
+    """Amounts (2, n), none negative, that minimise ``1/2 |density - vectors.T @ h|^2 + penalty * sum(h)``."""
+    alone = vectors @ density - penalty
+    cosine = vectors[0] @ vectors[1]
+    free = (alone - cosine * alone[::-1]) / (1 - cosine**2)
+    return np.maximum(np.where(free[::-1] < 0, alone, free), 0)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows of length 1."""
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def to_lab(image: np.ndarray) -> np.ndarray:
