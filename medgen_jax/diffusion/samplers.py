@@ -61,9 +61,11 @@ class Model:
       denoise: ``denoise(x, t, condition)``, see the package's docstring.
       schedule: the grid; its ``labels`` are the ``t`` that the denoiser sees.
       kind: what the denoiser predicts, one of `process.KINDS`.
-      clip: limit every predicted clean image to [-1, 1], the noise following it.
+      clip: limit every predicted clean image to [-1, 1].
       guide: ``guide(prediction, x, t, level)``, the prediction to use instead, such as one made by
         `guidance.classifier_guided`; not clipped again.
+      rederive: let the noise follow a clipped image, as guided-diffusion does; False leaves it as it was predicted,
+        as the diffusers package does unless told otherwise.
     """
 
     denoise: Denoise
@@ -71,6 +73,7 @@ class Model:
     kind: str = "epsilon"
     clip: bool = False
     guide: Guide | None = None
+    rederive: bool = True
 
     def level(self, node: jax.Array, rank: int) -> Level:
         """The level of a node as float32 scalars."""
@@ -89,7 +92,7 @@ class Model:
         label = jnp.asarray(self.schedule.labels, jnp.int32)[node if asked is None else asked]
         t = jnp.broadcast_to(label, x.shape[:1])
         output, values = split_output(self.denoise(x, t, condition), x.shape[-1])
-        prediction = predict(x, output, level, self.kind, clip=self.clip)
+        prediction = predict(x, output, level, self.kind, clip=self.clip, rederive=self.rederive)
         return Answer(prediction if self.guide is None else self.guide(prediction, x, t, level), values)
 
     def depth(self, node: int | None) -> int:
