@@ -15,7 +15,9 @@ VERBS = {
     "defocus": "blur in-focus images as a microscope would: pairs for systems that restore focus",
     "translate": "run a trained system over a folder of images",
     "normalize": "give stained tissue the colours of a target: images, folders, whole slides",
+    "counterfactual": "show X-rays as they might have been, with residual maps and their controls",
     "evaluate": "judge generated images, or a run on a split of its data: numbers with intervals",
+    "severity": "learn graded severity from residuals, beside an encoder, by the number of scored patients",
     "convert": "bring reference PyTorch weights into a run directory",
     "weights": "list, download and convert the pretrained weights of the metrics",
     "doctor": "check this installation and say what to mend",
@@ -24,7 +26,7 @@ VERBS = {
 
 def overview() -> str:
     """All commands, one line each."""
-    lines = [f"  python -m medgen_jax.{name:<10} {purpose}" for name, purpose in VERBS.items()]
+    lines = [f"  python -m medgen_jax.{name:<14} {purpose}" for name, purpose in VERBS.items()]
     return "\n".join([f"medgen_jax {medgen_jax.__version__}", *lines, "Each explains itself with --help."])
 
 

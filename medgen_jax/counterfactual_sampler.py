@@ -242,7 +242,8 @@ def make_counterfactual(
       steps: strides of every walk, to a depth given with the images. Without, the walk goes over all nodes of
         ``schedule``, as edict must.
       null: the condition that says nothing is known, such as ``{"finding": 2, "view": 2}``, for classifier-free
-        guidance; without, decoding is plainly conditional (and guided by the classifier, if any).
+        guidance, or a function that makes it of the target's; without, decoding is plainly conditional (and guided by
+        the classifier, if any).
       kind: what ``denoise`` predicts: epsilon, x0 or v.
       clip: limit every predicted clean image to [-1, 1].
       **options: of the method: iterations, damping, tolerance (fixed_point), p (edict), gamma (bdia).

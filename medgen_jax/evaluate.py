@@ -1,10 +1,11 @@
-"""Judge generated images and classifiers: ``python -m medgen_jax.evaluate``.
+"""Judge generated images, classifiers and counterfactuals: ``python -m medgen_jax.evaluate``.
 
     --real DIR --fake DIR --output OUT        a folder of generated images against a folder of real ones
     --workdir RUN --split test                a trained run on a split of its own data
     --workdir RUN --study noise               the same under noise on the sources
     --real DIR --save_statistics FILE.npz     keep what FID needs of the real images
     --fake DIR --train DIR --held_out DIR --metrics memorisation --output OUT
+    --counterfactuals DIR[,DIR2] --judge RUN  folders of counterfactuals, each a row of the same tables
 
 OUT gets metrics.json, metrics.csv, per_image.csv and index.html; every number has an interval and a fingerprint.
 """
@@ -42,12 +43,19 @@ _TRAIN = flags.DEFINE_string("train", None, "Folder of training images, for the 
 _HELD_OUT = flags.DEFINE_string("held_out", None, "Folder of images of other patients, for memorisation.")
 _PATIENTS = flags.DEFINE_string("patients", None, "CSV (file, patient) about the images of --train and --held_out.")
 _SPLIT = flags.DEFINE_string("split", None, "Split of the run's data; test, or val where there is no test.")
-_WHICH = flags.DEFINE_string("checkpoint", "last", "Checkpoint of the run: last, best, or a step.")
+_WHICH = flags.DEFINE_string("checkpoint", "last", "Checkpoint of the run or judge: last, best, or a step.")
 _SAMPLER = flags.DEFINE_string("sampler", None, "Which of the run's samplers, such as a2b; its first by default.")
 _DATA = flags.DEFINE_string("data", None, "Where the run's data are now, if they were moved.")
 _STUDY = flags.DEFINE_enum("study", None, ["noise"], "How FID and KID of a run change with noise on its sources.")
 _NOISE = flags.DEFINE_list("noise", ["0", "5", "10", "25", "50"], "Standard deviations, 8-bit levels, of the study.")
 _BANDS = flags.DEFINE_list("bands", ["none", "0.02-0.25"], "Its pass bands, low-high in cycles per pixel, or none.")
+_COUNTERFACTUALS = flags.DEFINE_list("counterfactuals", [], "Folders made by counterfactual, each a row.")
+_JUDGE = flags.DEFINE_string("judge", None, "Run of a classifier that did not guide them, for their flip rate.")
+_TRAIN_BOXES = flags.DEFINE_string(
+    "train_boxes", None, "Such a folder of training images, or CSV path,x,y,width,height."
+)
+_FORMS = (_REAL, _FAKE, _TRAIN, _HELD_OUT, _PATIENTS, _SAVE_STATISTICS, _WORKDIR, _SPLIT, _SAMPLER, _DATA, _STUDY,
+          _COUNTERFACTUALS, _JUDGE, _TRAIN_BOXES, _OUTPUT)  # fmt: skip
 
 
 def _settings() -> Any:
@@ -62,28 +70,14 @@ def _settings() -> Any:
     )  # fmt: skip
 
 
-def _require_one_form() -> None:
-    """Refuse flags that belong to another form of the command, and missing ones."""
-    of_sets = (_REAL, _FAKE, _TRAIN, _HELD_OUT, _PATIENTS, _SAVE_STATISTICS)
-    of_runs = (_SPLIT, _SAMPLER, _DATA, _STUDY)
-    about_a_run = _WORKDIR.value is not None
-    reason = "does not go with --workdir" if about_a_run else "is about a run: --workdir is missing"
-    for flag in of_sets if about_a_run else of_runs:
-        if flag.value is not None:
-            raise cli.UserError(f"--{flag.name} {reason}")
-    if about_a_run or (_FAKE.value is None and _SAVE_STATISTICS.value is not None):
-        return
-    for flag, meaning in ((_FAKE, "a folder of generated images, or --workdir RUN"), (_OUTPUT, "a folder for results")):
-        if flag.value is None:
-            raise cli.UserError(f"--{flag.name} is missing: {meaning}")
-
-
 def main(_: list[str]) -> int:
     """Check the flags, evaluate, print the numbers."""
-    _require_one_form()
+    from medgen_jax.evaluation import forms
+
+    forms.require_one({flag.name: flag.value for flag in _FORMS})
     from medgen_jax.engine import runtime
     from medgen_jax.engine.console import Console
-    from medgen_jax.evaluation import noise, results, runs, sets
+    from medgen_jax.evaluation import counterfactuals, noise, results, runs, sets
 
     runtime.start()
     settings, say = _settings(), Console().say
@@ -92,6 +86,10 @@ def main(_: list[str]) -> int:
     if _STUDY.value:
         rows = noise.sources(noise.parse_levels(_NOISE.value), noise.parse_bands(_BANDS.value))
         found = noise.study(_WORKDIR.value, _OUTPUT.value, settings, rows, **options)
+    elif _COUNTERFACTUALS.value:
+        of_folders = {flag.name: flag.value for flag in (_COUNTERFACTUALS, _JUDGE, _TRAIN_BOXES, _AGAINST)}
+        request = counterfactuals.Request(**of_folders, checkpoint=which)
+        found = counterfactuals.evaluate(request, _OUTPUT.value, settings, say=say)
     elif _WORKDIR.value is not None:
         found = runs.evaluate(_WORKDIR.value, _OUTPUT.value, settings, **options)
     elif _FAKE.value is not None:

@@ -15,6 +15,11 @@ A diffusion model becomes a function from images to their counterfactuals, whoev
     healthy = make_counterfactual(denoise, schedule=make_schedule("linear", 1000), steps=100, null=2)
     result = healthy(images, source=2, target=0, scale=3.0, depth=500)
 
+One trained here is loaded as such a function, or as the denoiser alone:
+
+    healthy = load_counterfactual("runs/rsna")
+    model = load_denoiser("runs/rsna")
+
 Importing this module needs jax and NumPy only; the trainer is never imported.
 """
 
@@ -23,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -32,11 +37,16 @@ from medgen_jax import sampler_inputs
 from medgen_jax.core.errors import UserError
 from medgen_jax.counterfactual_sampler import CounterfactualSampler, make_counterfactual
 
+if TYPE_CHECKING:
+    from medgen_jax.counterfactuals.runs import Denoiser
+
 __all__ = [
     "CounterfactualSampler",
     "ExportedSampler",
     "LoadedSampler",
     "export_sampler",
+    "load_counterfactual",
+    "load_denoiser",
     "load_exported",
     "load_sampler",
     "make_counterfactual",
@@ -119,6 +129,59 @@ def load_sampler(workdir: str | Path, name: str | None = None, which: str | int 
     return LoadedSampler(
         name, systems.name_of(config), config, variables, function, jax.jit(function),
         inputs, jax.jit(sampler_inputs.complete(pool, inputs)) if pool else None,
+    )  # fmt: skip
+
+
+def load_denoiser(workdir: str | Path, which: str | int = "last") -> Denoiser:
+    """A run's diffusion model as the functions of `medgen_jax.diffusion` take it; no image is drawn.
+
+    ``model.denoise(x, t, {"label": ..., "view": ...})`` is pure and its parameters are its leaves, so that it may be
+    an argument of jitted code. Beside it stand its schedule, what it predicts, the numbers that mean "unknown" and the
+    names of classes and views: see `medgen_jax.counterfactuals.runs.Denoiser`.
+
+    Args:
+      workdir: directory of a run of ``diffusion``.
+      which: ``last``, ``best``, or a step that is kept.
+
+    Raises:
+      UserError: no such run, no intact checkpoint, or a run of another system.
+    """
+    from medgen_jax.counterfactuals import runs
+
+    return runs.load_denoiser(workdir, which)
+
+
+def load_counterfactual(
+    workdir: str | Path,
+    classifier: str | Path | None = None,
+    *,
+    which: str | int = "last",
+    classifier_which: str | int = "last",
+    method: str = "fixed_point",
+    steps: int | None = 100,
+    clip: bool | None = None,
+    **options: Any,
+) -> CounterfactualSampler:
+    """A run of ``diffusion``, alone or with one of ``noise_classifier``, as a function to counterfactuals.
+
+    Source and target are ``{"label": ..., "view": ...}``, numbers as in `load_denoiser`, the view only where the run
+    is told one; guidance leads away from the unknown class and leaves the view as it is.
+
+    Args:
+      workdir: directory of the diffusion run.
+      classifier: directory of a classifier of noisy images that guides; trained on the same process, size and classes.
+      which, classifier_which: ``last``, ``best``, or a step that is kept.
+      method, steps, **options: as in `make_counterfactual`.
+      clip: limit predicted clean images to [-1, 1]; None: as the run samples, where the method allows it.
+
+    Raises:
+      UserError: as `load_denoiser` and `make_counterfactual`; also a classifier that does not fit.
+    """
+    from medgen_jax.counterfactuals import runs
+
+    return runs.load_counterfactual(
+        workdir, classifier, which=which, classifier_which=classifier_which, method=method, steps=steps, clip=clip,
+        **options,
     )  # fmt: skip
 
 

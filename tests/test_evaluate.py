@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import small_counterfactuals
 import small_networks
 from PIL import Image
 from test_cli import command, error_of
@@ -36,6 +37,20 @@ def test_two_folders_are_compared_with_each_other_and_with_before(folders):
     assert "page: out/index.html" in done.stderr
     assert json.loads((folders / "out/metrics.json").read_text())["psnr"]["n"] == 12
     assert "change of mae: 1 -> 0.0431" in done.stdout and "not comparable with --against: " in done.stdout
+
+
+def test_folders_of_counterfactuals_are_judged_side_by_side(tmp_path):
+    for name, shift in (("cfg", 0.4), ("cg", 0.2)):
+        rows = [small_counterfactuals.shifted(i, shift, label=small_counterfactuals.NORMAL) for i in range(2)]
+        small_counterfactuals.write(tmp_path / name, rows)
+    arguments = ["--counterfactuals", "cfg,cg", "--output", "out", "--resamples=20", "--pictures=0", "--batch=2"]
+    done = command("evaluate", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    values = {
+        line.split("  ")[0]: line.split()[3] for line in done.stdout.splitlines() if line.startswith("mean_residual")
+    }
+    assert values == {"mean_residual cfg, NORMAL": "0.2", "mean_residual cg, NORMAL": "0.1"}
+    assert "warning: left out: flip rate: --judge is missing" in done.stdout
 
 
 @pytest.mark.parametrize(

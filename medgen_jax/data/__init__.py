@@ -7,6 +7,8 @@ tables      random-access records           prepared    TFDS ArrayRecord sets; m
 sources     config.data -> tables           checks      refuse unfit data from headers
 transforms  crops, flips, turns             pipeline    tables -> training and evaluation batches
 domains     classes as unpaired domains     slides      whole slides, read region by region
+counterfactual_folders   images, counterfactuals and scores: written by one command, read by others
+severity_scores          graded scores of images, from RALO or a CSV file
 builders/   write prepared sets             inspection/ what a set holds, and what is odd about it
 isl/        a small real data set (see its README)
 """

@@ -145,7 +145,8 @@ class Recipe:
       method: how images are encoded, one of `inversion.INVERSIONS`.
       steps: None to walk the nodes of ``schedule``; else the number of equal strides to a depth that is given with
         the images, as `schedules.uniform_timesteps` lays them.
-      null: as in `guidance.classifier_free_denoise`; None where nothing is guided that way.
+      null: as in `guidance.classifier_free_denoise`, or a function that makes it of the target's condition, such as one
+        that forgets the class and keeps the view; None where nothing is guided that way.
       kind: what the denoiser predicts, one of `process.KINDS`.
       clip: limit every predicted clean image to [-1, 1].
       options: ``(name, value)`` pairs: iterations, damping, tolerance (fixed_point), p (edict), gamma (bdia).
@@ -208,7 +209,8 @@ def guided_model(model: Model, null: Any, classifier: Classifier | None, guidanc
 
     denoise = model.denoise
     if null is not None:
-        denoise = classifier_free_denoise(denoise, null, gated(guidance.scale))
+        nothing = null(guidance.condition) if callable(null) else null
+        denoise = classifier_free_denoise(denoise, nothing, gated(guidance.scale))
     return dataclasses.replace(model, denoise=denoise, guide=None if classifier is None else guide)
 
 

@@ -96,7 +96,7 @@ def numbers(found: Answers, weights: Float[np.ndarray, "r n"]) -> dict[str, Floa
     probabilities = np.maximum(found.probabilities.astype(np.float64), LEAST)
     nll = -np.log(probabilities[np.arange(len(found)), found.labels])
     areas = np.stack(
-        [_areas(_log_odds(probabilities, k), found.labels == k, weights) for k in range(len(found.classes))], 1
+        [weighted_areas(_log_odds(probabilities, k), found.labels == k, weights) for k in range(len(found.classes))], 1
     )
     total = weights.sum(1)
     overall = {
@@ -171,7 +171,9 @@ def _log_odds(probabilities: Float[np.ndarray, "n k"], k: int) -> Float[np.ndarr
     return np.log(probabilities[:, k]) - np.log(np.maximum(rest, LEAST))
 
 
-def _areas(score: np.ndarray, positive: np.ndarray, weights: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r"]:
+def weighted_areas(
+    score: np.ndarray, positive: np.ndarray, weights: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, "r"]:
     """Area under the ROC curve under each row of weights, ties counting half."""
     falling = np.argsort(-score, kind="stable")
     score, positive, weights = score[falling], positive[falling], weights[:, falling]
@@ -189,7 +191,7 @@ def _bootstrap(found: Answers, drawn: np.ndarray, count: int, settings: Settings
     """Ends of every number; of resamples in which it is not defined nothing is counted."""
     if not count or drawn.max() < 1:
         return {}
-    blocks = [numbers(found, weights) for weights in _weights(drawn, count, settings.seed)]
+    blocks = [numbers(found, weights) for weights in drawn_weights(drawn, count, settings.seed)]
     tail = (1 - settings.level) / 2
     ends = {}
     for name in blocks[0]:
@@ -200,7 +202,7 @@ def _bootstrap(found: Answers, drawn: np.ndarray, count: int, settings: Settings
     return ends
 
 
-def _weights(drawn: np.ndarray, count: int, seed: int) -> Iterator[Float[np.ndarray, "r n"]]:
+def drawn_weights(drawn: np.ndarray, count: int, seed: int) -> Iterator[Float[np.ndarray, "r n"]]:
     """How often each image is in a resample; images of one number in ``drawn`` come and go together."""
     rng, units = np.random.default_rng((seed, 3)), int(drawn.max()) + 1
     rows = max(1, _BLOCK // len(drawn))

@@ -25,7 +25,8 @@ class Change:
       change: now - before.
       interval: of the change, or None. Its ends come from both intervals as if the two evaluations were independent;
         the same reference on both sides makes the true interval a little narrower.
-      verdict: ``better``, ``worse``, ``no clear change``, ``no interval`` or ``not comparable``.
+      verdict: ``better``, ``worse``, ``changed`` where neither is known, ``no clear change``, ``no interval`` or ``not
+        comparable``.
       differences: what makes the two incomparable, in words.
     """
 
@@ -93,4 +94,6 @@ def _verdict(
         return "no interval"
     if interval[0] <= 0 <= interval[1]:
         return "no clear change"
+    if now.get("better") == "unknown":
+        return "changed"
     return "better" if (change > 0) == (now["better"] == "higher") else "worse"

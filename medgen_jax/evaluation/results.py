@@ -16,6 +16,7 @@ from medgen_jax.engine.writers import json_safe, write_json
 from medgen_jax.evaluation.comparison import Change
 from medgen_jax.viz import scores as page
 from medgen_jax.viz.results import beaten
+from medgen_jax.viz.score_tables import Section
 
 METRICS, TABLE, PER_IMAGE, AUDIT, PAGE = FILES = (
     "metrics.json", "metrics.csv", "per_image.csv", "memorisation.json", "index.html",
@@ -38,6 +39,8 @@ class Evaluation:
       audit: report on memorisation, if it was asked for; the content of ``memorisation.json``.
       drawn: what the intervals cover, for the page.
       confusion: of a classifier: ``classes``, and ``counts`` of images by true class (rows) and answer.
+      sections: tables and charts for the page, in place of one list of all numbers.
+      headline: names of the numbers that the terminal shows; all where there are none.
     """
 
     title: str
@@ -51,6 +54,8 @@ class Evaluation:
     audit: dict[str, Any] | None = None
     drawn: str = page.DRAWN
     confusion: dict[str, Any] | None = None
+    sections: list[Section] = field(default_factory=list)
+    headline: tuple[str, ...] = ()
 
     @property
     def all_warnings(self) -> list[str]:
@@ -103,6 +108,7 @@ def write(folder: Path, found: Evaluation) -> Path:
         audit=json_safe(found.audit),
         drawn=found.drawn,
         confusion=json_safe(found.confusion),
+        sections=found.sections,
     )
     _write_text(folder / PAGE, text)
     return folder / PAGE
@@ -122,12 +128,15 @@ def table(numbers: Mapping[str, Mapping[str, Any]]) -> str:
 
 def lines(found: Evaluation) -> list[str]:
     """The numbers as lines for a terminal, then warnings and changes."""
-    width = max(map(len, found.numbers))
+    shown = {name: found.numbers[name] for name in found.headline or found.numbers}
+    width = max(map(len, shown))
     said = []
-    for name, entry in found.numbers.items():
+    for name, entry in shown.items():
         ends = f"[{entry['interval'][0]:.4g}, {entry['interval'][1]:.4g}]" if entry["interval"] else ""
         better = "" if entry["better"] == "unknown" else f"  {entry['better']} is better"
         said.append(f"{name:<{width}}  {entry['value']:>10.4g}  {ends:<22}{better}".rstrip())
+    if more := len(found.numbers) - len(shown):
+        said.append(f"and {more} more numbers in {TABLE}")
     said += [f"warning: {line}" for line in found.all_warnings]
     said += [f"change of {change}" for change in found.changes]
     different = dict.fromkeys(line for change in found.changes for line in change.differences)

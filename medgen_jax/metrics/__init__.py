@@ -14,5 +14,6 @@ sets of features   frechet (FID), kernel (KID), manifold (precision, recall, den
 sets of images     intensity, spectra; baselines, restoration: answers without a network
 maps               anomaly (anomaly_maps), localisation, boxes, ranking (AUROC, AUPRC); attribution (CAM, Grad-CAM)
 single images      focus: sharpness, one number per image
+graded scores      severity: from residuals, by the number of labels; ridge
 how sure           intervals, resampling
 """

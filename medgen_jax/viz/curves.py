@@ -246,7 +246,7 @@ def _axes(scale: _Scale) -> list[Markup]:
         text = compact(10**level if scale.log else level)
         drawn.append(element("path", d=f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}", cls="grid"))
         drawn.append(element("text", text, x=LEFT - 6, y=f"{y + 3.5:.1f}", cls="y"))
-    for step in _nice(0, scale.last, 4):
+    for step in nice_values(0, scale.last, 4):
         if step == int(step):
             text = f"{step / 1000:g}k" if scale.last >= 1e4 and step else f"{step:g}"
             drawn.append(element("text", text, x=f"{LEFT + scale.x(step):.1f}", y=HEIGHT - 7, cls="x"))
@@ -255,14 +255,14 @@ def _axes(scale: _Scale) -> list[Markup]:
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:
     if not log:
-        return _nice(low, high, 4)
+        return nice_values(low, high, 4)
     factors = (1,) if high - low > 2.5 else (1, 3)
     marks = [e + math.log10(f) for e in range(math.floor(low), math.ceil(high) + 1) for f in factors]
     marks = [mark for mark in marks if low <= mark <= high]
     return marks[:: max(1, math.ceil(len(marks) / 5))]
 
 
-def _nice(low: float, high: float, wanted: int) -> list[float]:
+def nice_values(low: float, high: float, wanted: int) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten between low and high."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from medgen_jax.viz.curves import compact
 from medgen_jax.viz.grids import grid
 from medgen_jax.viz.markup import Markup, element
+from medgen_jax.viz.numerals import decimals, interval_text, number_text
 from medgen_jax.viz.report import POLICY
 from medgen_jax.viz.results import results_table
+from medgen_jax.viz.score_tables import TABLE_STYLE, Section, section
 from medgen_jax.viz.style import STYLE
 
+MANY = 60  # numbers, beyond which fingerprints are shown together
 LARGEST, SMALLEST = 320, 128  # pixels of the longer side of a picture on the page
 
 NAMES = {
@@ -101,6 +102,7 @@ def render(
     audit: Mapping[str, Any] | None = None,
     drawn: str = DRAWN,
     confusion: Mapping[str, Any] | None = None,
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page.
 
@@ -117,6 +119,7 @@ def render(
       audit: report of `medgen_jax.metrics.memorisation.audit.audit`.
       drawn: what the intervals cover.
       confusion: of a classifier: ``classes``, and ``counts`` (k, k) of images by true class (rows) and answer.
+      sections: tables and charts that show the numbers instead of one long list.
     """
     items = [element("div", element("dt", label), element("dd", value)) for label, value in facts.items()]
     body = [
@@ -127,7 +130,9 @@ def render(
             element("dl", items, cls="facts"),
         ),
         _notice("Before you quote a number", warnings),
-        _scores(numbers, drawn),
+        [section(each, numbers) for each in sections] + [_methods(numbers, drawn)]
+        if sections
+        else _scores(numbers, drawn),
         _baselines(numbers, baselines or {}),
         _confusion(confusion),
         _changes(changes),
@@ -141,7 +146,7 @@ def render(
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("title", f"{title}: evaluation"),
-        element("style", Markup(STYLE + _EXTRA_STYLE)),
+        element("style", Markup(STYLE + _EXTRA_STYLE + TABLE_STYLE)),
     ]
     page = element("html", element("head", head), element("body", element("main", body)), lang="en")
     return f"<!DOCTYPE html>\n{page}\n"
@@ -174,6 +179,13 @@ def _scores(numbers: Mapping[str, Mapping[str, Any]], drawn: str) -> Markup:
     return element("section", element("h2", "Scores"), _table(head, lines), notes)
 
 
+def _methods(numbers: Mapping[str, Mapping[str, Any]], drawn: str) -> Markup:
+    """How the intervals of tables were made, without a list of their numbers."""
+    methods = dict.fromkeys(entry["method"] for entry in numbers.values() if entry["interval"])
+    said = [drawn, *([f"How: {'; '.join(methods)}."] if methods else [])]
+    return element("section", element("h2", "Intervals"), [element("p", text, cls="note") for text in said])
+
+
 def _named(numbers: Mapping[str, Mapping[str, Any]], method: str) -> str:
     return ", ".join(_name(name) for name, entry in numbers.items() if entry["interval"] and entry["method"] == method)
 
@@ -189,8 +201,8 @@ def _name(number: str) -> str:
 def _score(name: str, entry: Mapping[str, Any], beside: bool) -> Markup:
     arrow = {"higher": " \u2191", "lower": " \u2193"}.get(entry["better"], "")
     cells = [element("th", _name(name) + arrow, scope="row")]
-    places = _decimals(entry["interval"])
-    texts = (_number(entry["value"], places), _interval(entry["interval"], places), _count(entry))
+    places = decimals(entry["interval"])
+    texts = (number_text(entry["value"], places), interval_text(entry["interval"], places), _count(entry))
     cells += [element("td", text) for text in texts]
     return element("tr", cells, element("td", _beside(entry), cls="words") if beside else None)
 
@@ -199,15 +211,15 @@ def _beside(entry: Mapping[str, Any]) -> str:
     """The extras that a reader of the number should see."""
     said = []
     if "fid_infinity" in entry:
-        error = _number(entry["fid_infinity_standard_error"])
-        said.append(f"extrapolated to infinitely many images {_number(entry['fid_infinity'])} (fit \u00b1 {error})")
+        error = number_text(entry["fid_infinity_standard_error"])
+        said.append(f"extrapolated to infinitely many images {number_text(entry['fid_infinity'])} (fit \u00b1 {error})")
     if "floor" in entry:
-        said.append(f"real against real {_number(entry['floor'])}, halves of {entry['floor_n']}")
+        said.append(f"real against real {number_text(entry['floor'])}, halves of {entry['floor_n']}")
     if "subset_mean" in entry:
-        mean, error = _number(entry["subset_mean"]), _number(entry["subset_standard_error"])
+        mean, error = number_text(entry["subset_mean"]), number_text(entry["subset_standard_error"])
         said.append(f"mean of {entry['subsets']} subsets of {entry['subset_size']}: {mean} \u00b1 {error}")
     if "expected_ratio" in entry:
-        expected, p_value = _number(entry["expected_ratio"]), _number(entry["p_value"])
+        expected, p_value = number_text(entry["expected_ratio"]), number_text(entry["p_value"])
         said.append(f"expected if nothing is copied {expected}, p = {p_value}; see Memorisation")
     if "k" in entry:
         said.append(f"k = {entry['k']}")
@@ -218,24 +230,6 @@ def _count(entry: Mapping[str, Any]) -> str:
     if "n" in entry:
         return f"{entry['n']} {entry.get('counted', 'pairs')}"
     return f"{entry['n_real']} real, {entry['n_fake']} generated"
-
-
-def _decimals(ends: Sequence[float] | None) -> int | None:
-    """Decimals that show three digits of an interval's width: more say nothing about the number."""
-    width = ends[1] - ends[0] if ends else 0.0
-    if not 1e-6 < width < 1e5:
-        return None
-    return max(0, 2 - math.floor(math.log10(width)))
-
-
-def _interval(ends: Sequence[float] | None, places: int | None = None) -> str:
-    return f"{_number(ends[0], places)} to {_number(ends[1], places)}" if ends else "\u2013"
-
-
-def _number(value: float | None, places: int | None = None) -> str:
-    if value is None:
-        return "not finite"
-    return (compact(value) if places is None else f"{value:.{places}f}").replace("-", "\u2212")
 
 
 def _baselines(numbers: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Mapping[str, float]]) -> Markup | None:
@@ -281,8 +275,8 @@ def _changes(changes: Sequence[Mapping[str, Any]]) -> Markup | None:
     head = [element("th", name, scope="col") for name in names]
     lines = []
     for change in changes:
-        values = [_number(change[part]) for part in ("before", "now", "change")]
-        cells = [element("td", text) for text in (*values, _interval(change["interval"]))]
+        values = [number_text(change[part]) for part in ("before", "now", "change")]
+        cells = [element("td", text) for text in (*values, interval_text(change["interval"]))]
         cells.append(element("td", change["verdict"], cls=f"verdict {change['verdict']}"))
         lines.append(element("tr", element("th", _name(change["name"]), scope="row"), cells))
     different = list(dict.fromkeys(line for change in changes for line in change["differences"]))
@@ -308,7 +302,7 @@ def _p_values(measures: Mapping[str, Mapping[str, Any]]) -> Markup:
     lines = []
     for key, title in (("p_value", "p"), ("corrected_p_value", "p, corrected for the number of measures")):
         values = [measure[key] for measure in measures.values()]
-        cells = [element("td", "\u2013" if value is None else _number(value)) for value in values]
+        cells = [element("td", "\u2013" if value is None else number_text(value)) for value in values]
         lines.append(element("tr", element("th", title, scope="row"), cells))
     return _table(head, lines)
 
@@ -370,8 +364,7 @@ def _fitted(image: np.ndarray) -> np.ndarray:
 
 def _fingerprints(numbers: Mapping[str, Mapping[str, Any]]) -> Markup:
     lines = [
-        element("tr", element("th", _name(name), scope="row"), element("td", entry["fingerprint"]))
-        for name, entry in numbers.items()
+        element("tr", element("th", name, scope="row"), element("td", print_)) for name, print_ in _prints(numbers)
     ]
     said = (
         "Two numbers may be compared when their fingerprints agree in everything but what is judged. "
@@ -379,3 +372,13 @@ def _fingerprints(numbers: Mapping[str, Mapping[str, Any]]) -> Markup:
     )
     table = element("div", element("table", lines, cls="prints"), cls="scroll")
     return element("section", element("h2", "Fingerprints"), element("p", said, cls="note"), table)
+
+
+def _prints(numbers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Names and fingerprints; of many numbers those that differ by their name alone share a line."""
+    if len(numbers) <= MANY:
+        return [(_name(name), entry["fingerprint"]) for name, entry in numbers.items()]
+    alike: dict[str, list[str]] = {}
+    for name, entry in numbers.items():
+        alike.setdefault(entry["fingerprint"].partition("|")[2], []).append(name)
+    return [(f"{len(names)} numbers" if len(names) > 1 else _name(names[0]), print_) for print_, names in alike.items()]

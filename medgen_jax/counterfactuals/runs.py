@@ -1,0 +1,241 @@
+"""Trained diffusion models as denoisers, alone or with a classifier that guides them.
+
+Whatever does not fit is refused from configurations, before weights are read or anything compiles.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medgen_jax import systems
+from medgen_jax.core import manifest
+from medgen_jax.core.errors import UserError
+from medgen_jax.core.streams import LABEL, VIEW
+from medgen_jax.counterfactual_sampler import CounterfactualSampler, make_counterfactual
+from medgen_jax.diffusion.schedules import Schedule
+from medgen_jax.engine import restore
+
+PyTree = Any
+#: Systems that are joined here, and what they are called.
+DIFFUSION, CLASSIFIER = "diffusion", "noise_classifier"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run as its configuration describes it; no weights.
+
+    Attributes:
+      workdir: its directory.
+      kind: registered name of its system.
+      system, config: as `medgen_jax.engine.restore.open_run` gives them.
+    """
+
+    workdir: Path
+    kind: str
+    system: Any
+    config: Any
+
+    @property
+    def name(self) -> str:
+        """What pages and messages call it."""
+        return self.workdir.absolute().name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of a diffusion model or a classifier: names of its classes, in its order."""
+        count = dict(self.system.conditions)[LABEL] if self.kind == DIFFUSION else self.system.classes
+        return tuple(self.config.data.classes) or tuple(map(str, range(count)))
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that the model is told; empty where it is told none."""
+        return tuple(self.config.data.views) if self.kind == DIFFUSION else ()
+
+    @property
+    def knows_unknown(self) -> bool:
+        """Whether a diffusion model has been trained on images of unknown class, as classifier-free guidance needs."""
+        return self.system.drop > 0
+
+    def checkpoint(self, which: str | int) -> Path:
+        """Directory of an intact checkpoint.
+
+        Raises:
+          UserError: when there is none.
+        """
+        return restore.intact_step(self.workdir, which)
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A trained diffusion model for other programs: what `medgen_jax.diffusion` and ``make_counterfactual`` take.
+
+    Attributes:
+      denoise: ``denoise(x, t, condition)``, a ``jax.tree_util.Partial`` whose leaves are the parameters; ``condition``
+        holds ``label`` and, where ``views`` has names, ``view``: (b,) integers, places in ``classes`` and ``views``.
+      schedule: the process that it is trained on.
+      null: the numbers that say "unknown", by condition; None where the run never met an unknown class.
+      kind: what it predicts: epsilon, x0 or v.
+      clip: whether the run limits predicted clean images to [-1, 1] when it samples.
+      classes, views: names.
+      size, channels: of images.
+      step: number of optimiser steps behind it.
+    """
+
+    denoise: jax.tree_util.Partial
+    schedule: Schedule
+    null: dict[str, int] | None
+    kind: str
+    clip: bool
+    classes: tuple[str, ...]
+    views: tuple[str, ...]
+    size: int
+    channels: int
+    step: int
+
+
+def open_run(workdir: str | Path, kinds: tuple[str, ...] = (DIFFUSION,), flag: str = "--workdir") -> Run:
+    """A run of one of the systems ``kinds``, without its weights.
+
+    Raises:
+      UserError: no run, or one of another system.
+    """
+    path = Path(workdir).expanduser()
+    system, config = restore.open_run(path)
+    kind = systems.name_of(config)
+    if kind not in kinds:
+        raise UserError(f"{flag} {workdir}: is a run of {kind}; counterfactuals need one of {' or '.join(kinds)}")
+    return Run(path, kind, system, config)
+
+
+def check_classifier(model: Run, classifier: Run) -> None:
+    """Refuse a classifier that saw other noise, other images or other classes than a diffusion model.
+
+    Raises:
+      UserError: naming the first difference.
+    """
+    own, other, where = model.system, classifier.system, f"--classifier {classifier.workdir}"
+    if own.schedule != other.schedule:
+        raise UserError(
+            f"{where}: was trained on the process {_noise(other)}, {model.name} on {_noise(own)}; train it with the "
+            "same config.process"
+        )
+    if (own.size, own.channels) != (other.size, other.channels):
+        raise UserError(
+            f"{where}: takes {_images(other)}, {model.name} {_images(own)}; train it with the same "
+            "config.data.crop_size and config.network.channels"
+        )
+    if model.classes != classifier.classes:
+        raise UserError(
+            f"{where}: knows the classes {', '.join(classifier.classes)}, {model.name} {', '.join(model.classes)}, in "
+            "this order; train it with the same config.data.classes"
+        )
+
+
+def place(flag: str, name: str, names: tuple[str, ...], what: str) -> int:
+    """The number of a class or view.
+
+    Raises:
+      UserError: listing the names that there are.
+    """
+    if name not in names:
+        raise UserError(f"{flag} {name}: is no {what} of the run; there are: {', '.join(names) or 'none'}")
+    return names.index(name)
+
+
+def load_denoiser(workdir: str | Path, which: str | int = "last") -> Denoiser:
+    """A run's diffusion model; see `medgen_jax.sampling.load_denoiser`."""
+    return denoiser(open_run(workdir), which)
+
+
+def denoiser(run: Run, which: str | int = "last") -> Denoiser:
+    """`load_denoiser` of an open run."""
+    system, folder = run.system, run.checkpoint(which)
+    variables = restore.inference_variables(system, folder)
+    return Denoiser(
+        jax.tree_util.Partial(system.denoise, variables), system.schedule,
+        dict(system.network.null) if run.knows_unknown else None, system.kind, system.walk[1],
+        run.classes, run.views, system.size, system.channels, int(folder.name),
+    )  # fmt: skip
+
+
+def load_counterfactual(
+    workdir: str | Path,
+    classifier: str | Path | None = None,
+    *,
+    which: str | int = "last",
+    classifier_which: str | int = "last",
+    method: str = "fixed_point",
+    steps: int | None = 100,
+    clip: bool | None = None,
+    **options: Any,
+) -> CounterfactualSampler:
+    """A run as a function from images to counterfactuals; see `medgen_jax.sampling.load_counterfactual`."""
+    run = open_run(workdir)
+    guide = None if classifier is None else open_run(classifier, (CLASSIFIER,), "--classifier")
+    if guide:
+        check_classifier(run, guide)
+    return sampler(run, guide, which, classifier_which, method=method, steps=steps, clip=clip, **options)
+
+
+def sampler(
+    run: Run,
+    guide: Run | None,
+    which: str | int = "last",
+    guide_which: str | int = "last",
+    *,
+    method: str,
+    steps: int | None,
+    clip: bool | None = None,
+    **options: Any,
+) -> CounterfactualSampler:
+    """`load_counterfactual` of open runs that fit each other."""
+    model = denoiser(run, which)
+    classify = None
+    if guide:
+        variables = restore.inference_variables(guide.system, guide.checkpoint(guide_which))
+        classify = jax.tree_util.Partial(guide.system.classify, variables)
+    null = None if model.null is None else functools.partial(_class_unknown, model.null[LABEL])
+    return make_counterfactual(
+        model.denoise, classify, schedule=model.schedule, method=method, steps=steps, null=null, kind=model.kind,
+        clip=clips(run, method) if clip is None else clip, **options,
+    )  # fmt: skip
+
+
+def clips(run: Run, method: str) -> bool:
+    """Whether predicted clean images are limited to [-1, 1] when nothing is said: as the run samples, if it can be."""
+    return method != "edict" and run.system.walk[1]
+
+
+def unknown(run: Run) -> dict[str, int]:
+    """The number of each condition that says "unknown"."""
+    return dict(run.system.network.null)
+
+
+def digest(folder: Path) -> str:
+    """What tells a checkpoint from every other."""
+    return manifest.file_digest(folder / manifest.NAME)
+
+
+def _class_unknown(null: int, condition: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What guidance leads away from: the same image of unknown class. A view stays what it is said to be."""
+    return {**condition, LABEL: jnp.full_like(condition[LABEL], null)}
+
+
+def _noise(system: Any) -> str:
+    kind, steps = system.noise
+    return f"{kind} of {steps} steps"
+
+
+def _images(system: Any) -> str:
+    return f"{system.size} x {system.size} pixels of {system.channels} channel{'s' if system.channels > 1 else ''}"
+
+
+def has_view(run: Run) -> bool:
+    """Whether a diffusion model is told the view."""
+    return VIEW in dict(run.system.conditions)
