@@ -9,8 +9,10 @@ from typing import Any
 from medgen_jax.systems import (
     cyclegan,
     cyclegan_options,
+    dcgan,
     diffusion,
     diffusion_options,
+    gan,
     noise_classifier,
     pix2pix,
     stain_classifier,
@@ -80,6 +82,15 @@ def _cyclegan(side: int, **model: int) -> Callable[[int], Any]:
     return configure
 
 
+def _latent(module: Any, side: int, **model: Any) -> Callable[[int], Any]:
+    def configure(batch: int) -> Any:
+        config = _common(module.Config(), batch, side)
+        config.model = module.ModelConfig(**model)
+        return config
+
+    return configure
+
+
 def _stain_classifier(side: int, width: int) -> Callable[[int], Any]:
     def configure(batch: int) -> Any:
         config = _common(stain_classifier.Config(), batch, side)
@@ -110,6 +121,10 @@ CASES = (
     Case("noise_classifier", SMALL, _noisy(noise_classifier, 16, **_TINY), (4,), "noise_classifier", "predict"),
     Case("pix2pix", PAPER, _pix2pix(256), (1, 4, 16), "pix2pix"),
     Case("pix2pix", SMALL, _pix2pix(64, ngf=16, ndf=16, downs=6), (4,), "pix2pix"),
+    Case("dcgan", PAPER, _latent(dcgan, 64), (128,), "dcgan", "sample"),
+    Case("dcgan", SMALL, _latent(dcgan, 32, ngf=16, ndf=16), (8,), "dcgan", "sample"),
+    Case("gan", PAPER, _latent(gan, 64), (128,), "gan", "sample"),
+    Case("gan", SMALL, _latent(gan, 32, widths=(32, 64)), (8,), "gan", "sample"),
     Case("cyclegan", PAPER, _cyclegan(256), (1, 8), "cyclegan"),
     Case("cyclegan", SMALL, _cyclegan(64, ngf=16, ndf=16, blocks=3), (4,), "cyclegan"),
     Case("stain_classifier", PAPER, _stain_classifier(224, 64), (16, 64), "stain_classifier", "predict"),
@@ -120,6 +135,8 @@ PAPERS = (
     Paper("pix2pix", 1_141, 500, remark="Pair"),
     Paper("cyclegan", 24_282, 500, remark="Unpair: 24,282 of each domain"),
     Paper("diffusion", 60_000, 10, remark="60,000 steps of 10 at 256 px: ours, the paper states none"),
+    Paper("dcgan", 33_920, 100, remark="X-ray baseline, 64 px"),
+    Paper("gan", 33_920, 100, remark="X-ray baseline, 64 px: ours, the paper gives no size"),
     Paper("stain_classifier", 89_434, 100, remark="LStainNorm, at most"),
 )
 

@@ -20,8 +20,10 @@ from medgen_jax.nn import lpips
 from medgen_jax.systems import (
     cyclegan,
     cyclegan_options,
+    dcgan,
     diffusion,
     diffusion_options,
+    gan,
     noise_classifier,
     phases,
     pix2pix,
@@ -81,6 +83,16 @@ def _diffusion():
     return config
 
 
+def _latent(module, ema=0.0, **model):
+    config = module.Config()
+    config.data.crop_size = 16
+    config.train.batch_size, config.train.steps = 4, 40
+    config.train.precision = "float32"
+    config.model = module.ModelConfig(channels=1, latent=5, **model)
+    config.optim.ema = ema
+    return config
+
+
 def _noise_classifier():
     config = noise_classifier.Config()
     config.data.crop_size = 16
@@ -102,8 +114,10 @@ def _learned_variance():
 CONFIGS = {
     "cyclegan": _cyclegan,
     "cyclegan-focus": _focus,
+    "dcgan": functools.partial(_latent, dcgan, ema=0.9, ngf=2, ndf=2),
     "diffusion": _diffusion,
     "diffusion-variance": _learned_variance,
+    "gan": functools.partial(_latent, gan, widths=(6, 8)),
     "noise_classifier": _noise_classifier,
     "pix2pix": _pix2pix,
     "pix2pix-seed": functools.partial(_pix2pix, kind=phases.Kind.SEED, flag_every=2, max_d_steps=4, g_steps=6),

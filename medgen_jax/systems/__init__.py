@@ -16,7 +16,9 @@ from medgen_jax.core.errors import UserError
 
 REGISTRY: dict[str, str] = {
     "cyclegan": "medgen_jax.systems.cyclegan",
+    "dcgan": "medgen_jax.systems.dcgan",
     "diffusion": "medgen_jax.systems.diffusion",
+    "gan": "medgen_jax.systems.gan",
     "noise_classifier": "medgen_jax.systems.noise_classifier",
     "pix2pix": "medgen_jax.systems.pix2pix",
     "stain_classifier": "medgen_jax.systems.stain_classifier",

@@ -229,7 +229,7 @@ class System(abc.ABC):
         """What every sampler takes: sampler -> input -> one record's shape and dtype (a batch axis stands in front).
 
         All of them are needed at every call. An input ``label`` is a place in ``config.data.classes``, or -1 where its
-        `Field` may be ``unknown``; whatever is one
+        `Field` may be ``unknown``; ``number`` says which of a key's images is wanted, ``z`` is a code. Whatever is one
         number of a record, ``translate --set label=CLASS`` gives for all images.
         Derived from the preview, so only systems with more samplers, or without a preview, write it.
         """
