@@ -1,7 +1,7 @@
 """Conditional diffusion at a size for two CPU cores: 64 px, 32 channels, chest X-rays of two classes.
 
-Predicts v: at the noisiest steps a predicted epsilon must be right to a thousandth before it says anything of the image,
-which a network of this size does not reach, so that clipped samples become black-and-white noise.
+Predicts v: at the noisiest steps a predicted epsilon must be right to a thousandth before it says anything of the
+image, which a network of this size does not reach, so that clipped samples become black-and-white noise.
 
     python -m medgen_jax.prepare --dataset kermany --source DIR --size 64 --data_dir prepared
     python -m medgen_jax.train --config configs/diffusion_cpu.py --workdir runs/diffusion --config.data.source=prepared
