@@ -1,9 +1,10 @@
 """Fourier ptychography: one objective, many LEDs, and the complex object behind their frames.
 
-    from medgen_jax.fpm import Optics, simulate
+    from medgen_jax.fpm import Optics, simulate, solve
 
     optics = Optics.from_mapping({...})          # what optics.yaml holds
     stack = simulate(optics, amplitude * jnp.exp(1j * phase))
+    solution = solve(stack, optics)              # solution.obj, solution.pupil, solution.residual_best_gain
 
 Conventions, the same in every file here; the tests pin each with an object that has no symmetry.
 
@@ -28,6 +29,7 @@ from medgen_jax.fpm.noise import Camera
 from medgen_jax.fpm.optics import Optics
 from medgen_jax.fpm.sampling import sampling_faults
 from medgen_jax.fpm.simulation import simulate, simulate_colours
+from medgen_jax.fpm.solve import Settings, Solution, solve
 
 __all__ = [
     "Board",
@@ -38,8 +40,11 @@ __all__ = [
     "Optics",
     "Points",
     "Rings",
+    "Settings",
     "Slab",
+    "Solution",
     "sampling_faults",
     "simulate",
     "simulate_colours",
+    "solve",
 ]

@@ -1,0 +1,143 @@
+"""Solvers that take one LED after the other: one scan, whose update rule is a function of what light passed through.
+
+With D the Fourier coefficients of what a field lacks to have the measured amplitude, object and pupil P move by
+
+    O += step w(P) D,        values += pupil_step conj(known) w(O) D
+
+and a rule is the weight w: alternating projection replaces (Zheng 2013), ePIE and EPRY divide by the largest power
+(Maiden 2009, Ou 2014), rPIE by a mixture of largest and local power (Maiden 2017), the quasi-Newton rule by the
+damped local power, less where little light passes (Tian 2014). Momentum: every so many LEDs the whole spectrum
+continues along its recent way (Maiden 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from medgen_jax.fpm.forward import from_field, intensity
+from medgen_jax.fpm.problem import Guess, Tile, correction, measurement, seen_by
+from medgen_jax.fpm.pupils import PupilAt
+from medgen_jax.fpm.residuals import Misfit, misfit
+
+#: Power below which a cell counts as unlit, over the largest.
+UNLIT = 1e-3
+
+Rule = Callable[[jax.Array, float], jax.Array]
+
+
+def projection(through: jax.Array, damping: float) -> jax.Array:
+    """``conj(P) / |P|^2`` where light passes: cells are replaced."""
+    power = intensity(through)
+    return jnp.conj(through) / jnp.maximum(power, _positive(UNLIT * power.max()))
+
+
+def epry(through: jax.Array, damping: float) -> jax.Array:
+    """``conj(P) / max |P|^2``."""
+    return jnp.conj(through) / _positive(intensity(through).max())
+
+
+def rpie(through: jax.Array, damping: float) -> jax.Array:
+    """``conj(P) / ((1 - a) |P|^2 + a max |P|^2)``, a the damping."""
+    power = intensity(through)
+    return jnp.conj(through) / _positive((1 - damping) * power + damping * power.max())
+
+
+def quasi_newton(through: jax.Array, damping: float) -> jax.Array:
+    """``|P| conj(P) / (max |P| (|P|^2 + a max |P|^2))``, a the damping."""
+    power = intensity(through)
+    largest = power.max()
+    share = jnp.sqrt(power / _positive(largest))
+    return share * jnp.conj(through) / _positive(power + damping * largest)
+
+
+RULES: dict[str, Rule] = {"projection": projection, "epry": epry, "rpie": rpie, "quasi_newton": quasi_newton}
+
+
+class Momentum(NamedTuple):
+    """Velocity of the spectrum and where it was when that was last taken, both (M, M) complex64."""
+
+    velocity: jax.Array
+    anchor: jax.Array
+
+
+def start(guess: Guess) -> Momentum:
+    """At rest."""
+    return Momentum(jnp.zeros_like(guess.spectrum), guess.spectrum)
+
+
+def one_pass(
+    guess: Guess,
+    momentum: Momentum | None,
+    tile: Tile,
+    scales: jax.Array,
+    within: PupilAt,
+    *,
+    rule: Rule,
+    damping: float,
+    step: jax.Array,
+    pupil_step: jax.Array,
+    friction: float = 0.5,
+    every: int = 0,
+    squared: bool = True,
+) -> tuple[Guess, Momentum | None, Misfit]:
+    """All LEDs once, in the order of the tile.
+
+    Args:
+      guess: of object and pupil.
+      momentum: of `start`; None without.
+      tile: measurements.
+      scales: (n,) of their amplitudes.
+      within: the known part of the pupil.
+      rule: of the object; the pupil moves by `epry`, of which no LED alone can move a cell much.
+      damping: of the rule.
+      step, pupil_step: of object and pupil; 0 leaves them as they are.
+      friction: share of its velocity that the spectrum keeps.
+      every: LEDs between two kicks of momentum.
+      squared: whether the stack holds intensities.
+
+    Returns:
+      guess and momentum afterwards, and the misfits (n,) in the order of the stack, each found just before its LED
+      moved anything; LEDs held out come last and so see the pass as a whole.
+    """
+    size = tile.stack.shape[-1]
+
+    def visit(carry: tuple[Guess, Momentum | None], at: tuple[jax.Array, jax.Array]):
+        (guess, momentum), (number, led) = carry, at
+        measured = measurement(tile, led, squared)
+        known, cells, field = seen_by(guess, within, measured.start, measured.rest, size)
+        sums = misfit(jnp.abs(field), measured.amplitude, measured.weight, scales[led])
+        lack = correction(field, scales[led] * measured.amplitude, measured.weight)
+        lack = measured.used * (known != 0) * from_field(lack, known.shape[-1])
+        moved = cells + step * rule(guess.values * known, damping) * lack
+        spectrum = jax.lax.dynamic_update_slice(guess.spectrum, moved, (measured.start[0], measured.start[1]))
+        values = guess.values + pupil_step * jnp.conj(known) * epry(cells, damping) * lack
+        if momentum is not None:
+            due = (number + 1) % every == 0
+            spectrum, momentum = jax.lax.cond(
+                due, lambda s, m: kick(s, m, friction), lambda s, m: (s, m), spectrum, momentum
+            )
+        return (Guess(spectrum, values), momentum), sums
+
+    numbers = jnp.arange(len(tile.order))
+    (guess, momentum), sums = jax.lax.scan(visit, (guess, momentum), (numbers, tile.order))
+    return guess, momentum, in_stack_order(sums, tile.order)
+
+
+def kick(spectrum: jax.Array, momentum: Momentum, friction: float) -> tuple[jax.Array, Momentum]:
+    """The spectrum moved on by its velocity ``v = friction v + (spectrum - anchor)``, of which it has gone one part."""
+    velocity = friction * momentum.velocity + spectrum - momentum.anchor
+    ahead = momentum.anchor + velocity
+    return ahead, Momentum(velocity, ahead)
+
+
+def in_stack_order(values, order: jax.Array):
+    """Trees of arrays (n, ...) found in ``order`` as arrays in the order of the stack."""
+    return jax.tree.map(lambda found: jnp.zeros_like(found).at[order].set(found), values)
+
+
+def _positive(values: jax.Array) -> jax.Array:
+    return jnp.maximum(values, 1e-30)

@@ -1,0 +1,373 @@
+"""From a stack of frames to object, pupil and brightness of LEDs: checks, start, passes and end, as one program."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medgen_jax.core.errors import UserError
+from medgen_jax.fpm import gradient, noise_robust, sequential, stopping
+from medgen_jax.fpm.backends import over_tiles
+from medgen_jax.fpm.forward import intensity, locate, object_of, spectrum_of
+from medgen_jax.fpm.gains import fitted_scales
+from medgen_jax.fpm.leds import Board, Points
+from medgen_jax.fpm.optics import Optics
+from medgen_jax.fpm.problem import Guess, Tile, measurement, seen_by
+from medgen_jax.fpm.pupils import PupilAt, known_pupil, window_size
+from medgen_jax.fpm.residuals import Misfit, misfit, residual, residual_best_gain
+from medgen_jax.fpm.sampling import check_sampling
+
+METHODS = (*sequential.RULES, "gradient", "admm")
+#: Settings that are arguments of the compiled program: other values compile nothing.
+NUMBERS = ("step", "pupil_step", "decay", "damping", "momentum", "penalty", "gain_bound")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a stack is solved; the defaults are for every stack.
+
+    Attributes:
+      method: one of `METHODS`: the rules of `medgen_jax.fpm.sequential`, `medgen_jax.fpm.gradient`, or
+        ``admm``, `medgen_jax.fpm.noise_robust`.
+      passes: at most.
+      step, pupil_step: of the first passes; a ``pupil_step`` of 0 keeps the pupil as it is known.
+      constant: passes before steps shrink.
+      decay: factor of the steps from pass to pass afterwards; 1 for none.
+      damping: of the rules rpie and quasi_newton.
+      momentum: share of the velocity that is kept: by the sequential rules with ``momentum_every``, by gradient.
+      momentum_every: LEDs between two kicks of momentum; 0 for a sequential solution without.
+      batch: LEDs per step of gradient.
+      penalty: of admm; larger values follow single measurements less.
+      gains: whether the brightness of LEDs is found.
+      gain_bound: of amplitude scales, to either side of 1.
+      dark: gains stay 1 for frames whose mean is below this share of a bright frame.
+      held_out: share of LEDs kept out of the solution, for the stop rule and an honest residual; 0 for none.
+      patience: passes without progress on the LEDs held out before the end; needs ``held_out``.
+      seed: of what is held out.
+    """
+
+    method: str = "epry"
+    passes: int = 12
+    step: float = 1.0
+    pupil_step: float = 0.5
+    constant: int = 2
+    decay: float = 0.7
+    damping: float = 0.3
+    momentum: float = 0.5
+    momentum_every: int = 0
+    batch: int = 8
+    penalty: float = 0.5
+    gains: bool = True
+    gain_bound: float = 2.0
+    dark: float = 1e-4
+    held_out: float = 0.0
+    patience: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"method = {self.method!r}: expected one of {', '.join(METHODS)}")
+        ranges = {
+            "passes": (1, 10_000), "step": (0, 10), "pupil_step": (0, 10), "constant": (0, 10_000), "decay": (0, 1),
+            "damping": (1e-6, 1), "momentum": (0, 0.999), "momentum_every": (0, 1_000_000), "batch": (1, 1_000_000),
+            "penalty": (0, 1e3), "gain_bound": (1, 1e3), "dark": (0, 1), "held_out": (0, 0.5), "patience": (1, 10_000),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} = {getattr(self, name)}: must lie between {low:g} and {high:g}")
+
+
+class Solution(NamedTuple):
+    """What a stack shows; of several tiles, every array has the tiles as its first axis and ``ended`` is a tuple.
+
+    Attributes:
+      obj: (M, M) complex64, the object in units in which a bright frame through nothing is about 1.
+      spectrum: (M, M) complex64, its centred Fourier coefficients.
+      pupil: (K, K) complex64, values of the free pupil; 1 where it is as known.
+      gains: (n,) float32, brightness of LEDs, geometric mean 1.
+      residual, residual_best_gain: over the LEDs in use; see `medgen_jax.fpm.residuals`.
+      residual_heldout: with the best gains, over the LEDs held out; NaN where none were.
+      curve, curve_heldout: (passes,) float32, best-gain residuals while each pass ran; NaN after the last.
+      passes: that were made.
+      heldout: (n,) bool, the LEDs held out.
+      ended: one sentence, from `medgen_jax.fpm.stopping.verdict`.
+    """
+
+    obj: Any
+    spectrum: Any
+    pupil: Any
+    gains: Any
+    residual: Any
+    residual_best_gain: Any
+    residual_heldout: Any
+    curve: Any
+    curve_heldout: Any
+    passes: Any
+    heldout: Any
+    ended: Any
+
+
+def solve(
+    stack: Any,
+    optics: Optics | Sequence[Optics],
+    settings: Settings | None = None,
+    *,
+    amplitude: bool = False,
+    background: Any = 0.0,
+    saturation: float | None = None,
+    **changes: Any,
+) -> Solution:
+    """Object and pupil behind a stack of frames.
+
+    Args:
+      stack: (n, N, N) uint8, uint16 or float, one frame per LED in their order; (tiles, n, N, N) of several tiles.
+      optics: of the tile; of several tiles, one each, alike but for where they look and where their LEDs are.
+      settings: None: the defaults.
+      amplitude: whether the stack holds amplitudes, not intensities.
+      background: stray light in counts of intensity, () or (n,) or (tiles, n); what it exceeds counts as dark.
+      saturation: count from which a pixel is saturated and does not count. None: none.
+      **changes: fields of `Settings` that differ.
+
+    Returns:
+      a `Solution` whose arrays are NumPy arrays.
+
+    Raises:
+      UserError: a stack that does not fit its optics, is not finite, or shows nothing; optics that violate sampling.
+    """
+    settings = dataclasses.replace(settings or Settings(), **_known(changes))
+    single = isinstance(optics, Optics)
+    each = (optics,) if single else tuple(optics)
+    stack = np.asarray(stack)[None] if single else np.asarray(stack)
+    _check_stack(stack, each, saturation)
+    tiles, chosen = _tiles(stack, each, settings, amplitude, background, saturation)
+    lens = _lens(each[0])
+    shape = (stack.shape[-1], each[0].factor * stack.shape[-1])
+    numbers = {name: jnp.float32(getattr(settings, name)) for name in NUMBERS}
+    form = {"lens": lens, "shape": shape, "settings": _form(settings), "squared": not amplitude}
+    found = _solve(tiles, jnp.float32(each[0].defocus), numbers, **form)
+    return _solution(jax.device_get(found), chosen, settings, single)
+
+
+def _known(changes: dict[str, Any]) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(Settings)]
+    for name in changes:
+        if name not in names:
+            raise UserError(f"solve: setting {name!r} is unknown; known are {', '.join(names)}")
+    return changes
+
+
+def _form(settings: Settings) -> Settings:
+    """What of the settings shapes the program."""
+    plain = {name: getattr(Settings(), name) for name in (*NUMBERS, "dark", "seed")}
+    return dataclasses.replace(settings, **plain, held_out=0.5 if settings.held_out else 0.0)
+
+
+def _lens(optics: Optics) -> Optics:
+    """What of the optics shapes the program: not where LEDs and tile are, so that other places compile nothing."""
+    axis = Board(Points(((0.0, 0.0),)), 0.1)
+    return dataclasses.replace(optics, leds=axis, tile=(0.0, 0.0), glass=None, defocus=0.0, upsampling=optics.factor)
+
+
+def _check_stack(stack: np.ndarray, optics: tuple[Optics, ...], saturation: float | None) -> None:
+    if stack.ndim != 4 or stack.shape[-1] != stack.shape[-2] or stack.shape[-1] < 4:
+        shape = stack.shape[1:] if len(optics) == 1 else stack.shape
+        raise UserError(f"stack of shape {shape}: expected square frames (LEDs, N, N) of 4 pixels or more")
+    if len(stack) != len(optics):
+        raise UserError(f"there are {len(stack)} tiles and {len(optics)} optics: expected one per tile")
+    for one in optics:
+        one.check_frames(stack.shape[1])
+        check_sampling(one)
+        if (_lens(one), one.defocus) != (_lens(optics[0]), optics[0].defocus):
+            raise UserError("optics of tiles may differ in LEDs, glass and tile only; set upsampling in all of them")
+    if np.issubdtype(stack.dtype, np.floating):
+        bad = ~np.isfinite(stack).all(axis=(0, 2, 3))
+        if bad.any():
+            raise UserError(f"stack: frame {int(np.argmax(bad))} (counted from 0) contains values that are not finite")
+        if stack.min() < 0:
+            raise UserError(f"stack: lowest value {stack.min():g}; counts cannot be negative, add or clip the offset")
+    elif not np.issubdtype(stack.dtype, np.unsignedinteger) or stack.dtype.itemsize > 2:
+        raise UserError(f"stack of {stack.dtype}: expected uint8, uint16 or floats")
+    if not stack.any(axis=(1, 2, 3)).all():
+        raise UserError("stack: all frames are dark; check the file, its scale, and whether frames are integers")
+    if saturation is not None and (stack >= saturation).all(axis=(1, 2, 3)).any():
+        raise UserError(f"stack: every pixel is at or above saturation = {saturation:g}; check its value")
+
+
+def _tiles(
+    stack: np.ndarray, optics: tuple[Optics, ...], settings: Settings, amplitude: bool, background: Any, ceiling: Any
+) -> tuple[Tile, np.ndarray]:
+    count, leds = stack.shape[:2]
+    stray = np.asarray(background, np.float32)
+    if stray.shape not in ((), (leds,), (count, leds)) or not (np.isfinite(stray) & (stray >= 0)).all():
+        raise UserError(f"background of shape {stray.shape}: expected () or ({leds},), finite and not negative")
+    stray = np.ascontiguousarray(np.broadcast_to(stray, (count, leds)))
+    stack = stack if stack.dtype in (np.uint8, np.uint16) else stack.astype(np.float32)
+    parts = []
+    for frames, dark, one in zip(stack, stray, optics, strict=True):
+        apertures = np.hypot(*one.sines.T)
+        axial = int(np.argmin(apertures))
+        light = np.array(
+            [np.mean(np.square(f, dtype=np.float64) if amplitude else f, dtype=np.float64) for f in frames]
+        )
+        light = np.maximum(light - dark, 0)
+        if light[axial] <= 0:
+            raise UserError(
+                f"stack: the frame of LED {axial} (counted from 0), nearest to the axis, is dark; check the order of "
+                "the LEDs and the background"
+            )
+        out = stopping.held_out(one.bright_field, settings.held_out, settings.seed, axial)
+        order = np.lexsort((np.arange(leds), np.round(apertures, 9), out))
+        lit = (light > settings.dark * light[axial]) & ~out
+        top = np.float32(np.inf if ceiling is None else ceiling)
+        used, unit = (~out).astype(np.float32), np.float32(light[axial])
+        windows = locate(one, stack.shape[-1])
+        parts.append(Tile(frames, dark, unit, top, windows, order.astype(np.int32), used, lit))
+    tiles = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *parts)
+    return tiles, tiles.used == 0
+
+
+class _Run(NamedTuple):
+    """What a solution carries from pass to pass."""
+
+    guess: Guess
+    memory: Any
+    scales: jax.Array
+    number: jax.Array
+    watch: stopping.Watch
+    best: tuple[Guess, jax.Array]
+    curves: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("lens", "shape", "settings", "squared"))
+def _solve(
+    tiles: Tile,
+    defocus: jax.Array,
+    numbers: dict[str, jax.Array],
+    *,
+    lens: Optics,
+    shape: tuple[int, int],
+    settings: Settings,
+    squared: bool,
+) -> dict[str, Any]:
+    within = known_pupil(lens, shape[0], defocus)
+    form = (within, numbers, lens, shape, settings, squared)
+    return over_tiles(lambda tile: _solve_tile(tile, *form), tiles)
+
+
+def _solve_tile(
+    tile: Tile,
+    within: PupilAt,
+    numbers: dict[str, jax.Array],
+    lens: Optics,
+    shape: tuple[int, int],
+    settings: Settings,
+    squared: bool,
+) -> dict[str, Any]:
+    validated = settings.held_out > 0
+    guess = first_guess(tile, lens, shape, squared)
+    scales = jnp.ones(tile.order.shape, jnp.float32)
+    run = _Run(
+        guess, _memory(guess, tile, settings, numbers), scales, jnp.int32(0), stopping.start_watch(), (guess, scales),
+        jnp.full((2, settings.passes), jnp.nan),
+    )  # fmt: skip
+
+    def go_on(run: _Run) -> jax.Array:
+        patient = run.watch.since < settings.patience if validated else True
+        return (run.number < settings.passes) & patient
+
+    def one(run: _Run) -> _Run:
+        guess, memory, sums = _pass(run, tile, within, numbers, settings, squared)
+        scales = fitted_scales(sums.best_scale, tile.lit, numbers["gain_bound"]) if settings.gains else run.scales
+        values = jnp.stack([residual_best_gain(sums, tile.used), residual_best_gain(sums, 1 - tile.used)])
+        watch, better = stopping.watched(run.watch, values[1 if validated else 0])
+        keep = better if validated else jnp.isfinite(values[0])
+        best = jax.tree.map(lambda new, old: jnp.where(keep, new, old), (guess, scales), run.best)
+        curves = run.curves.at[:, run.number].set(values)
+        return _Run(guess, memory, scales, run.number + 1, watch, best, curves)
+
+    run = jax.lax.while_loop(go_on, one, run)
+    guess, scales = run.best
+    if settings.gains:
+        guess, scales = in_step(guess, tile, scales, within, numbers["gain_bound"], squared)
+    sums = misfits(guess, tile, scales, within, squared)
+    return {
+        "obj": object_of(guess.spectrum), "spectrum": guess.spectrum, "pupil": guess.values, "gains": scales**-2.0,
+        "residual": residual(sums, tile.used), "residual_best_gain": residual_best_gain(sums, tile.used),
+        "residual_heldout": residual_best_gain(sums, 1 - tile.used),
+        "curve": run.curves[0], "curve_heldout": run.curves[1], "passes": run.number,
+    }  # fmt: skip
+
+
+def first_guess(tile: Tile, lens: Optics, shape: tuple[int, int], squared: bool) -> Guess:
+    """The amplitude of the frame nearest to the axis, without phase, band-limited to the pupil; a flat free pupil."""
+    size, high = shape
+    radius = lens.radius(size)
+    window = window_size(radius, size)
+    amplitude = measurement(tile, tile.order[0], squared).amplitude.astype(jnp.complex64)
+    cells = jnp.arange(size) - size // 2
+    inside = cells[:, None] ** 2 + cells[None, :] ** 2 <= radius**2
+    corner = high // 2 - size // 2
+    low = jnp.where(inside, spectrum_of(amplitude), 0)
+    spectrum = jnp.zeros((high, high), jnp.complex64).at[corner : corner + size, corner : corner + size].set(low)
+    return Guess(spectrum, jnp.ones((window, window), jnp.complex64))
+
+
+def misfits(guess: Guess, tile: Tile, scales: jax.Array, within: PupilAt, squared: bool) -> Misfit:
+    """Misfits (n,) of all LEDs with one guess, one LED at a time."""
+
+    def one(led: jax.Array) -> Misfit:
+        m = measurement(tile, led, squared)
+        *_, field = seen_by(guess, within, m.start, m.rest, tile.stack.shape[-1])
+        return misfit(jnp.sqrt(intensity(field)), m.amplitude, m.weight, scales[led])
+
+    return jax.lax.map(one, jnp.arange(len(tile.order)))
+
+
+def in_step(
+    guess: Guess, tile: Tile, scales: jax.Array, within: PupilAt, bound: jax.Array, squared: bool
+) -> tuple[Guess, jax.Array]:
+    """Scales as the last guess has them, and the object brought to their mean, which moves while it is found."""
+    best = misfits(guess, tile, scales, within, squared).best_scale
+    free = tile.lit & (best > 0)
+    common = jnp.exp(jnp.sum(jnp.where(free, jnp.log(jnp.where(free, best, 1.0)), 0.0)) / jnp.maximum(free.sum(), 1))
+    return Guess(guess.spectrum / common, guess.values), fitted_scales(best, tile.lit, bound)
+
+
+def _memory(guess: Guess, tile: Tile, settings: Settings, numbers: dict[str, jax.Array]) -> Any:
+    if settings.method == "gradient":
+        return gradient.optimiser(numbers["momentum"]).init(guess)
+    if settings.method == "admm":
+        return noise_robust.start(guess, tile)
+    return sequential.start(guess) if settings.momentum_every else None
+
+
+def _pass(
+    run: _Run, tile: Tile, within: PupilAt, numbers: dict[str, jax.Array], settings: Settings, squared: bool
+) -> tuple[Guess, Any, Misfit]:
+    """One pass of the chosen method."""
+    shrunk = numbers["decay"] ** jnp.maximum(run.number - settings.constant + 1, 0).astype(jnp.float32)
+    steps = {"step": numbers["step"] * shrunk, "pupil_step": numbers["pupil_step"] * shrunk, "squared": squared}
+    given = (run.guess, run.memory, tile, run.scales, within)
+    if settings.method == "gradient":
+        return gradient.one_pass(*given, batch=settings.batch, momentum=numbers["momentum"], **steps)
+    if settings.method == "admm":
+        return noise_robust.one_pass(*given, penalty=numbers["penalty"], first=run.number == 0, **steps)
+    rule = {"rule": sequential.RULES[settings.method], "damping": numbers["damping"]}
+    kicks = {"friction": numbers["momentum"], "every": settings.momentum_every}
+    return sequential.one_pass(*given, **rule, **kicks, **steps)
+
+
+def _solution(found: dict[str, Any], chosen: Any, settings: Settings, single: bool) -> Solution:
+    curves = found["curve_heldout"] if settings.held_out else found["curve"]
+    ended = tuple(
+        stopping.verdict(curve[:count], settings.passes) for curve, count in zip(curves, found["passes"], strict=True)
+    )
+    solution = Solution(**found, heldout=np.asarray(chosen), ended=ended)
+    return Solution(*(value[0] for value in solution)) if single else solution
