@@ -246,7 +246,8 @@ def test_a_missing_flag_is_named(tmp_path):
 @pytest.mark.ci_slow
 def test_the_commands(files, tmp_path):
     settings = ("data.crop_size=8", "data.load_size=8", "data.classes=('a', 'b')", "network.multipliers=(1.0,)",
-                "network.attention=()", "network.head_width=16", "network.head_order=new")  # fmt: skip
+                "network.attention=()", "network.head_width=16", "network.head_order=new",
+                "loss.prediction=epsilon")  # fmt: skip
     words = [f"--config.{setting}" for setting in settings]
     path, run = files["classes"][0], tmp_path / "run"
     done = command(
