@@ -24,6 +24,7 @@ Conventions, the same in every file here; the tests pin each with an object that
 * Sub-cell centres: the window lies on whole cells, the pupil is evaluated around the true centre; see `pupils`.
 """
 
+from medgen_jax.fpm.field_of_view import solve_field
 from medgen_jax.fpm.leds import Board, Centres, Dome, Grid, Points, Rings, Slab
 from medgen_jax.fpm.noise import Camera
 from medgen_jax.fpm.optics import Optics
@@ -47,4 +48,5 @@ __all__ = [
     "simulate",
     "simulate_colours",
     "solve",
+    "solve_field",
 ]

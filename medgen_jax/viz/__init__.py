@@ -1,4 +1,4 @@
-"""Pictures of a run: image grids, curves as SVG, the HTML report.
+"""Pictures of runs and results: image grids, curves as SVG, HTML pages, panels of reconstructions.
 
-NumPy and Pillow only; nothing here touches jax, the network or a system.
+NumPy and Pillow, matplotlib for panels; nothing here touches jax, the network or a system.
 """

@@ -1,0 +1,103 @@
+"""Whose sampler draws."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medgen_jax import systems
+from medgen_jax.core import manifest
+from medgen_jax.core.errors import UserError
+from medgen_jax.core.streams import Field
+from medgen_jax.engine import restore
+from medgen_jax.sampler_inputs import IMAGE
+from medgen_jax.systems.base import System
+
+#: Which of a key's images is wanted; a code of random numbers.
+NUMBER, CODE = "number", "z"
+#: Samplers: images out of noise; images of given codes.
+SAMPLE, LATENT = "sample", "latent"
+_TRANSLATES = re.compile(r"\w+2\w+")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run as its configuration describes it; no weights.
+
+    Attributes:
+      workdir: its directory.
+      kind: registered name of its system.
+      system, config: as `medgen_jax.engine.restore.open_run` gives them.
+      sampler: name of the one that draws.
+    """
+
+    workdir: Path
+    kind: str
+    system: System
+    config: Any
+    sampler: str
+
+    @property
+    def name(self) -> str:
+        """What files and messages call it."""
+        return self.workdir.absolute().name
+
+    @property
+    def inputs(self) -> Mapping[str, Field]:
+        """What the sampler takes."""
+        return self.system.sampler_inputs[self.sampler]
+
+    @property
+    def image(self) -> Field:
+        """One image of the training data."""
+        stream = next(iter(self.system.streams.values()))
+        return next(field for _, field in stream.fields if len(field.shape) == 3)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that is intact.
+
+    Attributes:
+      folder: its files.
+      step: after how many steps it was saved.
+      sha256: of its manifest, which holds those of all its files.
+    """
+
+    folder: Path
+    step: int
+    sha256: str
+
+
+def open_run(workdir: str | Path) -> Run:
+    """A run that can draw.
+
+    That is one with a sampler ``sample``, or with one that takes images and, for variety, their numbers or codes.
+
+    Raises:
+      UserError: no run, or one whose samplers draw nothing; it names the command that applies them.
+    """
+    system, config = restore.open_run(workdir)
+    kind, known = systems.name_of(config), system.sampler_inputs
+    drawing = [name for name, takes in known.items() if IMAGE in takes and {NUMBER, CODE} & set(takes)]
+    chosen = SAMPLE if SAMPLE in known else next(iter(drawing), None)
+    if chosen is None:
+        command = "translate" if any(_TRANSLATES.fullmatch(name) for name in known) else "evaluate"
+        raise UserError(
+            f"{workdir}: a run of {kind} draws no images, it has the sampler{'s' if len(known) > 1 else ''} "
+            f"{', '.join(known) or 'none'}: use python -m medgen_jax.{command}"
+        )
+    return Run(Path(workdir).expanduser(), kind, system, config, chosen)
+
+
+def checkpoint(run: Run, which: str | int) -> Checkpoint:
+    """A checkpoint whose every byte is as written.
+
+    Raises:
+      UserError: when there is none.
+    """
+    folder = restore.intact_step(run.workdir, which)
+    return Checkpoint(folder, int(folder.name), manifest.file_digest(folder / manifest.NAME))
