@@ -16,6 +16,10 @@ from medgen_jax.systems import (
     noise_classifier,
     pix2pix,
     stain_classifier,
+    stargan_v2,
+    stargan_v2_options,
+    stylegan2,
+    stylegan2_options,
 )
 
 PAPER, SMALL = "paper", "small"
@@ -101,6 +105,16 @@ def _stain_classifier(side: int, width: int) -> Callable[[int], Any]:
     return configure
 
 
+def _stargan_v2(side: int, **model: Any) -> Callable[[int], Any]:
+    def configure(batch: int) -> Any:
+        config = _common(stargan_v2.Config(), batch, side)
+        config.data.classes = ("0", "1", "2")
+        config.model = stargan_v2_options.ModelConfig(**model)
+        return config
+
+    return configure
+
+
 def _noisy(module: Any, side: int, **network: Any) -> Callable[[int], Any]:
     def configure(batch: int) -> Any:
         config = _common(module.Config(), batch, side)
@@ -111,7 +125,19 @@ def _noisy(module: Any, side: int, **network: Any) -> Callable[[int], Any]:
     return configure
 
 
+def _stylegan2(side: int, **model: int) -> Callable[[int], Any]:
+    def configure(batch: int) -> Any:
+        config = _common(stylegan2.Config(), batch, side)
+        config.data.classes = ("0", "1", "2")
+        config.model = stylegan2.ModelConfig(**model)
+        config.ada.pipe = stylegan2_options.Pipe.NONE
+        return config
+
+    return configure
+
+
 _TINY = {"width": 32, "multipliers": (1.0, 2.0), "blocks": 1, "attention": (8,), "head_width": 32}
+_SLIM = {"width": 8, "max_width": 16, "hidden": 32}
 _GUIDE = {"width": 32, "blocks": 4, "attention": (32, 16, 8), "head_width": 32}
 
 CASES = (
@@ -129,6 +155,10 @@ CASES = (
     Case("cyclegan", SMALL, _cyclegan(64, ngf=16, ndf=16, blocks=3), (4,), "cyclegan"),
     Case("stain_classifier", PAPER, _stain_classifier(224, 64), (16, 64), "stain_classifier", "predict"),
     Case("stain_classifier", SMALL, _stain_classifier(64, 16), (8,), "stain_classifier", "predict"),
+    Case("stargan_v2", PAPER, _stargan_v2(256), (8,), "stargan_v2", "latent"),
+    Case("stargan_v2", SMALL, _stargan_v2(32, **_SLIM), (4,), "stargan_v2", "latent"),
+    Case("stylegan2", PAPER, _stylegan2(256), (8, 64), "stylegan2", "sample"),
+    Case("stylegan2", SMALL, _stylegan2(16, channel_base=512, map_layers=2), (4,), "stylegan2", "sample"),
 )
 
 PAPERS = (
@@ -138,6 +168,8 @@ PAPERS = (
     Paper("dcgan", 33_920, 100, remark="X-ray baseline, 64 px"),
     Paper("gan", 33_920, 100, remark="X-ray baseline, 64 px: ours, the paper gives no size"),
     Paper("stain_classifier", 89_434, 100, remark="LStainNorm, at most"),
+    Paper("stargan_v2", 33_920, 100, remark="Med-StyleGAN2 as published, 256 px"),
+    Paper("stylegan2", 33_920, 100, remark="Med-StyleGAN2 as described, 256 px; its step without regularisers"),
 )
 
 

@@ -3,7 +3,8 @@
 --from pytorch-cyclegan-pix2pix --folder checkpoints/NAME --output RUN              all networks of a training
 --from pytorch-cyclegan-pix2pix --generator latest_net_G.pth --output RUN           one network
 --from guided-diffusion --file MODEL.pt --config NAME --output RUN                  a U-Net or a noise classifier
---to pytorch-cyclegan-pix2pix|guided-diffusion --workdir RUN --output DIR           writes the same files back
+--from stargan-v2 --file 100000_nets_ema.ckpt [--config NAME] --output RUN          its networks, or all with nets.ckpt
+--to pytorch-cyclegan-pix2pix|guided-diffusion|stargan-v2 --workdir RUN --output DIR   writes the same files back
 --to jax-export --workdir RUN --output DIR                                          a sampler that needs jax alone
 """
 
@@ -16,7 +17,7 @@ from ml_collections import config_flags
 
 from medgen_jax import cli
 
-_LAYOUTS = ["pytorch-cyclegan-pix2pix", "guided-diffusion"]
+_LAYOUTS = ["pytorch-cyclegan-pix2pix", "guided-diffusion", "stargan-v2"]
 _FROM = flags.DEFINE_enum("from", None, _LAYOUTS, "Whose layout the files have.")
 _TO = flags.DEFINE_enum("to", None, [*_LAYOUTS, "jax-export"], "What to turn a run into.")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory to make: a run with --from, files with --to.")
@@ -27,8 +28,8 @@ _DISCRIMINATOR = flags.DEFINE_string("discriminator", None, "--from: discriminat
 _SIZE = flags.DEFINE_integer("size", 256, "--from: side of the training images, pixels.")
 _STATS = flags.DEFINE_enum("stats", "running", ["running", "batch"], "--from: statistics of batch norms at inference.")
 _DROPOUT = flags.DEFINE_bool("dropout", False, "--from: keep dropout at inference, as the reference without --eval.")
-_FILE = flags.DEFINE_string("file", None, "--from guided-diffusion: weights, such as 256x256_diffusion.pt.")
-_CONFIG = config_flags.DEFINE_config_file("config", None, "--from guided-diffusion: what the file should hold.")
+_FILE = flags.DEFINE_string("file", None, "--from guided-diffusion, stargan-v2: weights, such as 256x256_diffusion.pt.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "--from: what --file should hold, and names of its classes.")
 _NULL_ROW = flags.DEFINE_bool("null_row", False, "guided-diffusion: the file's last class stands for an unknown one.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "--to: the run.")
 _WHICH = flags.DEFINE_string("checkpoint", "last", "--to: last, best, or a step.")
@@ -39,7 +40,8 @@ def main(_: list[str]) -> int:
     """Read, compare names, write."""
     if (_FROM.value is None) == (_TO.value is None):
         raise cli.UserError("give either --from or --to")
-    _require(_OUTPUT, *([_WORKDIR] if _TO.value else [_FILE, _CONFIG] if _FROM.value == "guided-diffusion" else []))
+    of_file = {"guided-diffusion": [_FILE, _CONFIG], "stargan-v2": [_FILE]}
+    _require(_OUTPUT, *([_WORKDIR] if _TO.value else of_file.get(_FROM.value, [])))
     if _FROM.value == "pytorch-cyclegan-pix2pix" and (_FOLDER.value is None) == (_GENERATOR.value is None):
         raise cli.UserError("give either --folder, for all networks of a training, or --generator, for one file")
     from medgen_jax.engine import runtime
@@ -56,8 +58,10 @@ def _require(*needed: flags.FlagHolder) -> None:
 
 
 def _read() -> list[str]:
-    from medgen_jax import conversion, guided_diffusion_conversion
+    from medgen_jax import conversion, guided_diffusion_conversion, stargan_v2_conversion
 
+    if _FROM.value == "stargan-v2":
+        return stargan_v2_conversion.from_stargan_v2(_FILE.value, _OUTPUT.value, _CONFIG.value)
     if _FROM.value == "guided-diffusion":
         return guided_diffusion_conversion.from_guided_diffusion(
             _FILE.value, _CONFIG.value, _OUTPUT.value, null_row=_NULL_ROW.value
@@ -73,9 +77,11 @@ def _read() -> list[str]:
 
 
 def _write() -> list[str]:
-    from medgen_jax import conversion, guided_diffusion_conversion, sampling
+    from medgen_jax import conversion, guided_diffusion_conversion, sampling, stargan_v2_conversion
 
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
+    if _TO.value == "stargan-v2":
+        return stargan_v2_conversion.to_stargan_v2(_WORKDIR.value, _OUTPUT.value, which)
     if _TO.value == "guided-diffusion":
         return guided_diffusion_conversion.to_guided_diffusion(
             _WORKDIR.value, _OUTPUT.value, which, null_row=_NULL_ROW.value

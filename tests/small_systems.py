@@ -28,6 +28,9 @@ from medgen_jax.systems import (
     phases,
     pix2pix,
     stain_classifier,
+    stargan_v2,
+    stargan_v2_options,
+    stylegan2,
 )
 
 
@@ -111,6 +114,30 @@ def _learned_variance():
     return config
 
 
+def _stargan_v2():
+    config = stargan_v2.Config()
+    config.data.crop_size = 16
+    config.train.batch_size, config.train.steps = 4, 40
+    config.train.precision = "float32"
+    config.model = stargan_v2_options.ModelConfig(channels=1, width=2, max_width=4, style=3, latent=3, hidden=8)
+    config.loss = stargan_v2_options.LossConfig(
+        lambda_reg=0.7, lambda_sty=1.3, lambda_ds=2.0, ds_iter=40, lambda_cyc=0.6
+    )
+    config.optim.lr, config.optim.mapping_lr, config.optim.ema = 1e-3, 1e-4, 0.9
+    return config
+
+
+def _stylegan2():
+    config = stylegan2.Config()
+    config.data.crop_size = 8
+    config.train.batch_size, config.train.steps = 4, 40
+    config.train.precision = "float32"
+    config.model = stylegan2.ModelConfig(z_dim=5, w_dim=6, map_layers=1, channel_base=32, channel_max=8)
+    config.loss.path_every, config.loss.r1_every, config.loss.ds = 2, 2, 2.0
+    config.ada.p, config.ada.every, config.ada.kimg = 0.5, 1, 0.08
+    return config
+
+
 CONFIGS = {
     "cyclegan": _cyclegan,
     "cyclegan-focus": _focus,
@@ -122,6 +149,8 @@ CONFIGS = {
     "pix2pix": _pix2pix,
     "pix2pix-seed": functools.partial(_pix2pix, kind=phases.Kind.SEED, flag_every=2, max_d_steps=4, g_steps=6),
     "stain_classifier": _stain,
+    "stargan_v2": _stargan_v2,
+    "stylegan2": _stylegan2,
 }
 
 

@@ -64,16 +64,26 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     return state
 
 
-def write_state_dict(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
+def write_state_dict(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write arrays as a ``torch.save`` file that ``module.load_state_dict(torch.load(path))`` takes.
+
+    Args:
+      path: file to write.
+      state: name -> array, or name -> a mapping of such names, as of several networks in one file.
 
     Raises:
       UserError: PyTorch is missing or older than 2.6, or the place cannot be written.
     """
     path = Path(path)
     torch = _import_torch(path)
+
+    def tensors(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {name: tensors(inner) for name, inner in item.items()}
+        return torch.from_numpy(np.array(item))
+
     try:
-        torch.save({name: torch.from_numpy(np.array(array)) for name, array in state.items()}, path)
+        torch.save(tensors(state), path)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be written ({' '.join(str(error).split())[:120]})") from error
 

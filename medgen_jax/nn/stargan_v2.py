@@ -99,15 +99,15 @@ class Generator(Sized, kw_only=True):
     def _check_call(self, x: jax.Array, style: jax.Array, mask: jax.Array | None) -> None:
         what = "StarGAN v2 generator"
         self._check(what, x)
-        check_vectors(what, "style", style, len(x))
+        check_vectors(what, "style", style, x.shape[0])
         if not 0 <= self.w_hpf < float("inf"):
             raise UserError(f"{what} w_hpf={self.w_hpf!r}: must be 0 (no high-pass skips) or a positive number")
         if mask is None:
             return
         if not self.w_hpf:
             raise UserError(f"{what}: a mask is for high-pass skips, of which w_hpf=0 has none; leave it out")
-        if mask.ndim != 4 or mask.shape[0] != len(x) or mask.shape[3] not in (1, 2):
-            raise UserError(f"{what} mask of shape {mask.shape}: expected ({len(x)}, height, width, 1 or 2)")
+        if mask.ndim != 4 or mask.shape[0] != x.shape[0] or mask.shape[3] not in (1, 2):
+            raise UserError(f"{what} mask of shape {mask.shape}: expected ({x.shape[0]}, height, width, 1 or 2)")
 
 
 class MappingNetwork(nn.Module):
@@ -131,8 +131,8 @@ class MappingNetwork(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, domain: jax.Array) -> jax.Array:
         what = "StarGAN v2 mapping network"
-        check_vectors(what, "latent", z, len(z))
-        check_domains(what, self.domains, domain, len(z))
+        check_vectors(what, "latent", z, z.shape[0])
+        check_domains(what, self.domains, domain, z.shape[0])
         h = z.astype(jnp.float32)
         for layer in range(SHARED_LAYERS):
             h = nn.relu(dense(self.hidden, f"shared_{layer}")(h))
@@ -165,7 +165,7 @@ class StyleEncoder(Sized, kw_only=True):
     def __call__(self, x: jax.Array, domain: jax.Array) -> jax.Array:
         what = "StarGAN v2 style encoder"
         self._check(what, x)
-        check_domains(what, self.domains, domain, len(x))
+        check_domains(what, self.domains, domain, x.shape[0])
         h = self._trunk(x)[:, 0, 0].astype(jnp.float32)
         styles = [dense(self.style_width, f"domain_{number}")(h) for number in range(self.domains)]
         return pick(jnp.stack(styles, axis=1), domain)
@@ -190,7 +190,7 @@ class Discriminator(Sized, kw_only=True):
     def __call__(self, x: jax.Array, domain: jax.Array) -> jax.Array:
         what = "StarGAN v2 discriminator"
         self._check(what, x)
-        check_domains(what, self.domains, domain, len(x))
+        check_domains(what, self.domains, domain, x.shape[0])
         h = self._trunk(x).astype(jnp.float32)
         logits = Conv(self.domains, 1, kernel_init=KERNEL_INIT, name="judge")(h)
         return pick(logits[:, 0, 0], domain)

@@ -22,6 +22,8 @@ REGISTRY: dict[str, str] = {
     "noise_classifier": "medgen_jax.systems.noise_classifier",
     "pix2pix": "medgen_jax.systems.pix2pix",
     "stain_classifier": "medgen_jax.systems.stain_classifier",
+    "stargan_v2": "medgen_jax.systems.stargan_v2",
+    "stylegan2": "medgen_jax.systems.stylegan2",
 }
 
 

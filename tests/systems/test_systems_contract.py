@@ -151,4 +151,4 @@ def test_exported_samplers_equal_jitted_ones(name, tmp_path):
         images = jax.jit(system.samplers[sampler])(variables, inputs, key)
         assert images.dtype == jnp.float32 and float(jnp.max(jnp.abs(images))) <= 1
         again = exported.call(exported.weights, inputs, jax.random.key_data(key))
-        np.testing.assert_allclose(again, images, atol=1e-6)
+        np.testing.assert_allclose(again, images, atol=5e-6)
