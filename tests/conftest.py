@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
+import time
 from collections.abc import Iterator
 
 import jax
@@ -19,6 +20,8 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+#: The file whose tests run once for every system.
+CONTRACT = "test_systems_contract"
 # XLA's optimisation of generated code is most of the time that tests of small sizes take; see below.
 QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ
 # Grain's worker processes read absl flags, which pytest never parses.
@@ -26,18 +29,32 @@ flags.FLAGS.mark_as_parsed()
 
 
 #: Memory maps of this process above which compiled programs are let go. Each one holds a few, and Linux grants a
-#: process 65,530.
-MOST_MAPS = 30_000
+#: process 65,530; past them it dies.
+MOST_MAPS = 20_000
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _few_memory_maps() -> Iterator[None]:
-    """Between the files of tests, forget what was compiled once it has become too much; the cache on disk stays."""
+    """Between two tests, forget what was compiled once it has become too much; the cache on disk stays."""
+    began = time.monotonic()
     yield
-    maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    # A test that took no time compiled nothing, and counting is not free.
+    if time.monotonic() - began > 0.2 and memory_maps() > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+def memory_maps() -> int:
+    """How many memory maps this process holds; 0 where the system does not say."""
+    maps = pathlib.Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A worker gets the whole of a file, or of one system's part of the contract: fixtures and programs are shared."""
+    for item in items:
+        system = item.callspec.params.get("name", "") if item.path.stem == CONTRACT else ""
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{system}"))
 
 
 @pytest.hookimpl(tryfirst=True)
