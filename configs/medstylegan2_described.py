@@ -8,7 +8,9 @@ The paper's numbers are not this system's: its published code trains StarGAN v2,
 table holds that code's results. The text gives StyleGAN2, three classes, 100 epochs and "style difference weight 2",
 which falls to 0 here as in that code. The rest is StyleGAN2's configuration for 256 px (`paper256`: R1 weight 1, rate
 0.0025, half the channels) with adaptive augmentation, of which the text says nothing: `--config.ada.pipe=none` does
-without. The text calls the diversity one between domains; its code compares two styles of one domain, as is done here:
+without. Groups of 4 images in the discriminator and an average that starts short are those of its automatic
+configuration; `--config.model.minibatch_group=8 --config.ema.ramp=0` makes both what they are in `paper256`. The text
+calls the diversity one between domains; its code compares two styles of one domain, as is done here:
 `--config.loss.ds_scope=inter_domain` takes the text at its word.
 
 No flips, which would mirror the heart; the augmentation's reach the discriminator alone. Where the memory does not hold

@@ -22,7 +22,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; made when
 _TARGET = flags.DEFINE_string("target", None, "Class to decode as; by default the one called normal, in any case.")
 _SOURCE = flags.DEFINE_string("source", "unknown", "Class to encode as, or unknown.")
 _VIEW = flags.DEFINE_string("view", "unknown", "View of the images of --input, or unknown.")
-_SCALE = flags.DEFINE_float("scale", None, "Classifier-free guidance; 0: plainly conditional. 3 without --classifier.")
+_SCALE = flags.DEFINE_string("scale", None, "Classifier-free guidance, 0: plainly conditional; auto: per image.")
+_SCALE_RANGE = flags.DEFINE_list("scale_range", [], "LOW,HIGH: ends of --scale auto; 0,3 by default.")
+_REFERENCE = flags.DEFINE_string("reference", None, "Split whose images set what --scale auto calls strong; train.")
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of every walk; 100 by default.")
 _DEPTH = flags.DEFINE_string("depth", None, "Noising steps to encode, half the process by default; auto: per image.")
 _ENSEMBLE = flags.DEFINE_list("ensemble", [], "Depths D1,D2,...: mean residual over them, and its deviation.")
@@ -36,8 +38,8 @@ _BATCH = flags.DEFINE_integer("batch", None, "Images per call; 8 by default.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Make anew what is in --output; latents that fit are used.")
 #: Flags that a CycleGAN has no use for.
 _OF_DIFFUSION = (
-    _CLASSIFIER, _CLASSIFIER_SCALE, _TARGET, _SOURCE, _VIEW, _SCALE, _STEPS, _DEPTH, _ENSEMBLE, _METHOD, _INTERVAL,
-    _CLIP, _LATENTS,
+    _CLASSIFIER, _CLASSIFIER_SCALE, _TARGET, _SOURCE, _VIEW, _SCALE, _SCALE_RANGE, _REFERENCE, _STEPS, _DEPTH,
+    _ENSEMBLE, _METHOD, _INTERVAL, _CLIP, _LATENTS,
 )  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def main(_: list[str]) -> int:
     asked = commands.request_of(
         target=_TARGET.value, source=_SOURCE.value, view=_VIEW.value, scale=_SCALE.value, steps=_STEPS.value,
         classifier_scale=_CLASSIFIER_SCALE.value, depth=_DEPTH.value, method=_METHOD.value, clip=_CLIP.value,
-        interval=_INTERVAL.value, ensemble=_ENSEMBLE.value,
+        interval=_INTERVAL.value, ensemble=_ENSEMBLE.value, scale_range=_SCALE_RANGE.value, reference=_REFERENCE.value,
     )  # fmt: skip
     maker, cases = commands.opened(given, asked)
     done = files.write(

@@ -148,7 +148,7 @@ def load_denoiser(workdir: str | Path, which: str | int = "last") -> Denoiser:
     """
     from medgen_jax.counterfactuals import runs
 
-    return runs.load_denoiser(workdir, which)
+    return runs.denoiser(runs.open_run(workdir), which)
 
 
 def load_counterfactual(
@@ -179,10 +179,9 @@ def load_counterfactual(
     """
     from medgen_jax.counterfactuals import runs
 
-    return runs.load_counterfactual(
-        workdir, classifier, which=which, classifier_which=classifier_which, method=method, steps=steps, clip=clip,
-        **options,
-    )  # fmt: skip
+    run = runs.open_run(workdir)
+    guide = None if classifier is None else runs.open_classifier(classifier, run)
+    return runs.sampler(run, guide, which, classifier_which, method=method, steps=steps, clip=clip, **options)
 
 
 @dataclass(frozen=True, eq=False)

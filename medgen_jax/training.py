@@ -24,7 +24,7 @@ from medgen_jax.data import pipeline, sources, subsets
 from medgen_jax.data.checks import check_tables, image_columns, table_for
 from medgen_jax.data.tables import Table
 from medgen_jax.data.transforms import evaluation_view
-from medgen_jax.engine import preflight, rundir, runtime
+from medgen_jax.engine import preflight, rundir, runtime, start
 from medgen_jax.engine.checkpoint import sealed_steps
 from medgen_jax.engine.console import Console
 from medgen_jax.engine.evaluate import Evaluation
@@ -192,7 +192,7 @@ def train(
     folder = rundir.open_rundir(workdir)
     with rundir.locked(folder, active=first):
         system, config, data = prepare(config)
-        _remember(folder, config, resume, console, first)
+        beginning = _remember(folder, system, config, resume, console, first)
         if first:
             datachecking.look_briefly(folder, data.tables, console.say, config.data.range_low is not None)
         frozen, digests = pretrained.fixed(system.frozen_names, weights)
@@ -207,6 +207,7 @@ def train(
             evaluation=evaluation,
             draw=_drawer(system, data, folder, first),
             observed=system.observation and functools.partial(data.observed, system.observation),
+            start=beginning,
             context=functools.partial(_context, system, data),
             frozen=frozen | statistics,
             frozen_digests=digests,
@@ -217,8 +218,10 @@ def train(
         return run()
 
 
-def _remember(folder: Path, config: Any, resume: str, console: Console, first: bool) -> None:
-    """Compare with the run already there, if any, and write ``config.json``."""
+def _remember(
+    folder: Path, system: System, config: Any, resume: str, console: Console, first: bool
+) -> start.Start | None:
+    """Compare with the run already there, if any, and write ``config.json``; the networks to begin with, if any."""
     new = configs.to_dict(config)
     sealed = sealed_steps(folder / "checkpoints")
     if sealed and resume == "never":
@@ -227,19 +230,36 @@ def _remember(folder: Path, config: Any, resume: str, console: Console, first: b
         )
     if not sealed and resume == "required":
         raise UserError(f"--workdir {folder}: holds no checkpoint to resume; give --resume=auto to start")
+    beginning, origin = None, None
     if sealed:
-        for line in rundir.compare_config(folder, _stored(folder, config), new):
-            console.say(f"warning: {line} differs from the run so far; the result will not equal an uninterrupted run")
+        old, origin = _stored(folder, config)
+        if start.is_untrained(folder):
+            origin = origin or old
+            beginning, changed = start.of_run(folder, system, config)
+            console.say(f"training on from the networks in {folder}{_listed(changed)}")
+        else:
+            for line in rundir.compare_config(folder, old, new):
+                console.say(
+                    f"warning: {line} differs from the run so far; the result will not equal an uninterrupted run"
+                )
     if first:
-        rundir.write_config(folder, systems.name_of(config), new, runtime.environment())
+        rundir.write_config(folder, systems.name_of(config), new, runtime.environment(), origin)
+    return beginning
 
 
-def _stored(folder: Path, config: Any) -> dict[str, Any]:
-    """The configuration of the run in a folder; fields that it does not know yet have their default."""
+def _listed(changed: list[str]) -> str:
+    return f"; changed since they were put there: {'; '.join(changed)}" if changed else ""
+
+
+def _stored(folder: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The configuration of the run in a folder, and that of the networks it began with, if it began with some.
+
+    Fields that the run does not know yet have their default.
+    """
     found, name = rundir.read_config(folder), systems.name_of(config)
     if found["system"] != name:
         raise UserError(f"--workdir {folder}: holds a run of {found['system']!r}, not {name!r}; give another directory")
-    return configs.to_dict(configs.from_dict(type(config), found["config"]))
+    return configs.to_dict(configs.from_dict(type(config), found["config"])), found.get("start")
 
 
 def _drawer(system: System, data: Data, folder: Path, first: bool) -> Callable[[int, PyTree], np.ndarray | None] | None:

@@ -219,6 +219,8 @@ class Stream:
         `class_balanced`, `pairs_of_class`; hashable, as streams are.
       table: the table of records it reads; its own name when empty.
       split: ``train``, or ``val`` for a held-out stream that steers the training.
+      unbalanced: setting that turns a balanced order off, such as ``config.balance=none``, for the message when labels
+        cannot be balanced; empty where there is none.
 
     No record is dropped: the batch that reaches past an epoch takes the rest from the next one.
     """
@@ -228,6 +230,7 @@ class Stream:
     order: Order = shuffled
     table: str = ""
     split: str = "train"
+    unbalanced: str = ""
 
     def zeros(self, batch: int | None = None) -> dict[str, np.ndarray]:
         """An all-zero batch of ``batch`` records (``per_step`` when None)."""

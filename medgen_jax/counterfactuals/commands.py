@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,11 @@ from medgen_jax.counterfactuals import cycle, diffusion, inputs, request, runs
 from medgen_jax.counterfactuals.inputs import Case, Wanted
 from medgen_jax.counterfactuals.made import Maker
 from medgen_jax.counterfactuals.request import AUTO, UNKNOWN, Request
+from medgen_jax.counterfactuals.runs import Run
 from medgen_jax.data.counterfactual_folders import CounterfactualFolder
+
+#: How many images tell which forward gaps are wide.
+REFERENCES = 32
 
 
 class Given(NamedTuple):
@@ -43,7 +48,15 @@ class Given(NamedTuple):
     only_diffusion: Sequence[str] = ()
 
 
-def request_of(*, depth: str | None, interval: Sequence[str], ensemble: Sequence[str], **others: Any) -> Request:
+def request_of(
+    *,
+    depth: str | None,
+    scale: str | float | None,
+    interval: Sequence[str],
+    ensemble: Sequence[str],
+    scale_range: Sequence[str] = (),
+    **others: Any,
+) -> Request:
     """A request from words.
 
     Raises:
@@ -54,7 +67,13 @@ def request_of(*, depth: str | None, interval: Sequence[str], ensemble: Sequence
         raise UserError(f"--interval {','.join(interval)}: expected START,STOP, two steps of the process")
     chosen = depth if depth in (None, AUTO) else _whole("--depth", depth, f", or {AUTO}")
     depths = tuple(_whole("--ensemble", word) for word in ensemble)
-    return Request(depth=chosen, interval=ends or None, ensemble=depths, **others)
+    strength = scale if scale in (None, AUTO) else _number("--scale", scale, f", or {AUTO}")
+    strengths = tuple(_number("--scale_range", word) for word in scale_range)
+    if len(strengths) not in (0, 2):
+        raise UserError(f"--scale_range {','.join(scale_range)}: expected LOW,HIGH, two scales of guidance")
+    return Request(
+        depth=chosen, scale=strength, interval=ends or None, ensemble=depths, scale_range=strengths or None, **others
+    )
 
 
 def step_or_name(word: str) -> str | int:
@@ -78,15 +97,13 @@ def opened(given: Given, asked: Request) -> tuple[Maker, list[Case]]:
         return cycle.load(run, given.direction or "b2a", given.which), cases
     if given.direction:
         raise UserError(f"--direction: is for runs of {cycle.CYCLEGAN}; {run.name} is one of {run.kind}, give --target")
-    guide = None
-    if given.classifier is not None:
-        guide = runs.open_run(given.classifier, (runs.CLASSIFIER,), "--classifier")
-        runs.check_classifier(run, guide)
+    guide = None if given.classifier is None else runs.open_classifier(given.classifier, run)
     settled = request.settled(asked, run, guide)
     cases = _cases(given, settled, diffusion.wanted(run), run.classes)
     maker = diffusion.load(
         run, guide, settled, output, which=given.which, guide_which=given.classifier_which,
         more_latents=None if given.latents is None else _latents(given.latents),
+        references=_references(given, settled, run) if settled.scale == AUTO else (),
     )  # fmt: skip
     return maker, cases
 
@@ -114,11 +131,32 @@ def _cases(given: Given, asked: Request, wanted: Wanted, classes: tuple[str, ...
     return inputs.spread(found, given.count)
 
 
+def _references(given: Given, asked: Request, run: Run) -> list[Case]:
+    """Images of other classes than the target, none of them asked about."""
+    if asked.reference == given.split:
+        raise UserError(
+            f"--reference {asked.reference}: is the split that is asked about; give another, so that no image sets its "
+            "own scale"
+        )
+    others = [name for name in run.classes if name != asked.target]
+    return inputs.spread(inputs.of_split(asked.reference, diffusion.wanted(run), others, "--reference"), REFERENCES)
+
+
 def _latents(folder: str) -> Path:
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise UserError(f"--latents {folder}: no such folder")
     return path
+
+
+def _number(flag: str, word: str | float, more: str = "") -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{flag} {word}: expected a number{more}")
+    return value
 
 
 def _whole(flag: str, word: str, more: str = "") -> int:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,29 @@ from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import LABEL, VIEW
 from medgen_jax.counterfactual_sampler import CounterfactualSampler
 from medgen_jax.counterfactuals import latents, request, runs
-from medgen_jax.counterfactuals.inputs import Wanted
+from medgen_jax.counterfactuals.inputs import Case, Wanted
 from medgen_jax.counterfactuals.latents import Latent
-from medgen_jax.counterfactuals.made import Made, Taken, fill, stack
+from medgen_jax.counterfactuals.made import Made, Taken, fill, stack, take
 from medgen_jax.counterfactuals.request import AUTO, UNKNOWN, Request
 from medgen_jax.counterfactuals.runs import Run
 from medgen_jax.data.counterfactual_folders import Arrays
-from medgen_jax.diffusion.depths import choose_depth
+from medgen_jax.diffusion.depths import Choice, choose_depth, choose_scale
 
 PyTree = Any
+
+
+class _Settled(NamedTuple):
+    """What of a request may differ between images.
+
+    Attributes:
+      scale: of classifier-free guidance, () or (b,); None where there is none.
+      choice: depths and gaps; None where nothing was to be chosen.
+      numbers: of each image, what its choice follows from.
+    """
+
+    scale: Any
+    choice: Choice | None
+    numbers: Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +52,7 @@ class Diffusion:
       asked: what of them, settled.
       folders: where latents are looked for; kept in the first.
       encoding: JSON types: what makes a latent what it is, beside its image and its view.
+      references: images of other classes than the target, for scales that are chosen.
     """
 
     wanted: Wanted
@@ -48,8 +63,10 @@ class Diffusion:
     asked: Request
     folders: tuple[Path, ...]
     encoding: Mapping[str, Any]
+    references: Sequence[Case] = ()
     _found: dict[str, Latent] = field(default_factory=dict, init=False, repr=False)
     _reasons: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _widest: list[float] = field(default_factory=list, init=False, repr=False)
 
     @functools.cached_property
     def sampler(self) -> CounterfactualSampler:
@@ -79,28 +96,29 @@ class Diffusion:
     def make(self, batch: Sequence[Taken], size: int) -> list[Made]:
         """See ``Maker``."""
         images = stack(batch, size)
+        kept = [self._found.pop(taken.case.name, None) for taken in batch]
+        settled = self._settled(batch, images, encoded=None not in kept)
         if self.asked.ensemble:
-            return self._ensemble(batch, images)
-        names = [taken.case.name for taken in batch]
-        if all(name in self._found for name in names):
-            known = [self._found.pop(name) for name in names]
-            rows = fill(known, size)
-            guidance = self._guidance(batch, size)
+            return self._ensemble(batch, images, settled)
+        if None not in kept:
+            known, rows = kept, fill(kept, size)
+            guidance = self._guidance(batch, size, settled.scale)
             depth = np.array([latent.depth for latent in rows], np.int32)
             made = np.asarray(self.sampler.decode(latents.together(rows), depth=depth, **guidance))
         else:
-            known, made = self._encoded(batch, images)
+            known, made = self._encoded(batch, images, settled)
         made = _finite(np.clip(made, -1, 1), batch, self.run)
-        return self._finished(batch, images, made, known)
+        return self._finished(batch, images, made, known, settled)
 
-    def _encoded(self, batch: Sequence[Taken], images: np.ndarray) -> tuple[list[Latent], np.ndarray]:
+    def _encoded(
+        self, batch: Sequence[Taken], images: np.ndarray, settled: _Settled
+    ) -> tuple[list[Latent], np.ndarray]:
         """Latents, kept from now on, and counterfactuals."""
-        source, guidance = self._source(batch, len(images)), self._guidance(batch, len(images))
-        depth = np.full(len(images), 0 if self.asked.depth == AUTO else self.asked.depth, np.int32)
+        source, guidance = self._source(batch, len(images)), self._guidance(batch, len(images), settled.scale)
         if self.asked.depth == AUTO:
-            whole = len(self.run.system.schedule)
-            gaps = self.sampler.forward_gap(images, source, depth=whole, **guidance)
-            depth = np.asarray(choose_depth(gaps, whole).depth)
+            depth = settled.choice.depth
+        else:
+            depth = np.full(len(images), self.asked.depth, np.int32)
         result = jax.device_get(self.sampler(images, source, depth=depth, **guidance))
         states = result.latent if isinstance(result.latent, tuple) else (result.latent,)
         control = _finite(np.clip(result.control, -1, 1), batch, self.run)
@@ -115,28 +133,29 @@ class Diffusion:
         return known, result.counterfactual
 
     def _finished(
-        self, batch: Sequence[Taken], images: np.ndarray, made: np.ndarray, known: Sequence[Latent]
+        self, batch: Sequence[Taken], images: np.ndarray, made: np.ndarray, known: Sequence[Latent], settled: _Settled
     ) -> list[Made]:
-        probabilities = self._probabilities(images, made, len(batch))
+        probabilities, scales = self._probabilities(images, made, len(batch)), _each(settled.scale, len(batch))
         return [
             Made(
-                Arrays(taken.image, made[i], latent.control), *self._said(taken), latent.depth, self.asked.scale,
-                {**latent.numbers, **probabilities[i]},
+                Arrays(taken.image, made[i], latent.control), *self._said(taken), latent.depth, scales[i],
+                {**latent.numbers, **settled.numbers[i], **probabilities[i]},
             )
             for i, (taken, latent) in enumerate(zip(batch, known, strict=True))
         ]  # fmt: skip
 
-    def _ensemble(self, batch: Sequence[Taken], images: np.ndarray) -> list[Made]:
+    def _ensemble(self, batch: Sequence[Taken], images: np.ndarray, settled: _Settled) -> list[Made]:
         depths = np.array(self.asked.ensemble, np.int32)
-        source, guidance = self._source(batch, len(images)), self._guidance(batch, len(images))
+        source, guidance = self._source(batch, len(images)), self._guidance(batch, len(images), settled.scale)
         found = jax.device_get(self.sampler.ensemble(images, source, depth=depths, **guidance))
         made = _finite(np.clip(images - found.residual, -1, 1), batch, self.run)
         control = _finite(np.clip(images - found.control_residual, -1, 1), batch, self.run)
-        probabilities = self._probabilities(images, made, len(batch))
+        probabilities, scales = self._probabilities(images, made, len(batch)), _each(settled.scale, len(batch))
         return [
             Made(
-                Arrays(taken.image, made[i], control[i]), *self._said(taken), None, self.asked.scale,
-                {"round_trip_rms": float(found.rms[:, i].max()), **probabilities[i]}, found.deviation[i],
+                Arrays(taken.image, made[i], control[i]), *self._said(taken), None, scales[i],
+                {"round_trip_rms": float(found.rms[:, i].max()), **settled.numbers[i], **probabilities[i]},
+                found.deviation[i],
             )
             for i, taken in enumerate(batch)
         ]  # fmt: skip
@@ -150,6 +169,41 @@ class Diffusion:
         return [
             {"probability_before": float(b), "probability_after": float(a)} for b, a in zip(before, after, strict=True)
         ]
+
+    # -- what is chosen for each image -----------------------------------------------------------
+
+    def _settled(self, batch: Sequence[Taken], images: np.ndarray, encoded: bool) -> _Settled:
+        """Depths, where they are open and the images not ``encoded`` yet, and scales."""
+        asked = self.asked
+        if asked.scale != AUTO and (asked.depth != AUTO or encoded):
+            return _Settled(asked.scale, None, [{}] * len(batch))
+        choice = self._choice(batch, images)
+        numbers = {"forward_gap": choice.peak}
+        scale = asked.scale
+        if scale == AUTO:
+            widest = self._widest_gap(len(images))
+            scale = np.asarray(choose_scale(choice.peak, widest, *asked.scale_range))
+            numbers["forward_gap_reference"] = np.full(len(images), widest)
+        columns = [{name: float(values[i]) for name, values in numbers.items()} for i in range(len(batch))]
+        return _Settled(scale, choice, columns)
+
+    def _choice(self, batch: Sequence[Taken], images: np.ndarray) -> Choice:
+        """Where guidance at the highest scale would change each image most, and by how much."""
+        asked, whole = self.asked, len(self.run.system.schedule)
+        walk = max(asked.ensemble) if asked.ensemble else whole if asked.depth == AUTO else asked.depth
+        guidance = self._guidance(batch, len(images), _highest(asked))
+        gaps = self.sampler.forward_gap(images, self._source(batch, len(images)), depth=walk, **guidance)
+        return jax.device_get(choose_depth(gaps, walk))
+
+    def _widest_gap(self, size: int) -> float:
+        """The widest gap among the references, in calls of ``size`` images; measured once."""
+        if not self._widest:
+            peaks = []
+            for part in (self.references[i : i + size] for i in range(0, len(self.references), size)):
+                batch = [take(case) for case in part]
+                peaks += self._choice(batch, stack(batch, size)).peak[: len(batch)].tolist()
+            self._widest.append(max(peaks))
+        return self._widest[0]
 
     # -- conditions ------------------------------------------------------------------------------
 
@@ -170,9 +224,9 @@ class Diffusion:
     def _source(self, batch: Sequence[Taken], size: int) -> PyTree:
         return self._condition(batch, size, self.asked.source)
 
-    def _guidance(self, batch: Sequence[Taken], size: int) -> dict[str, Any]:
+    def _guidance(self, batch: Sequence[Taken], size: int, scale: Any) -> dict[str, Any]:
         asked = self.asked
-        found = {"target": self._condition(batch, size, asked.target), "scale": asked.scale, "interval": asked.interval}
+        found = {"target": self._condition(batch, size, asked.target), "scale": scale, "interval": asked.interval}
         if self.guide is not None:
             found |= {"label": self.run.classes.index(asked.target), "classifier_scale": asked.classifier_scale}
         return found
@@ -195,6 +249,7 @@ def load(
     which: str | int = "last",
     guide_which: str | int = "last",
     more_latents: Path | None = None,
+    references: Sequence[Case] = (),
 ) -> Diffusion:
     """A maker of a run; its checkpoints are checked, its weights read when they are first needed.
 
@@ -204,6 +259,7 @@ def load(
       folder: of the results, where latents are kept.
       which, guide_which: checkpoints.
       more_latents: another folder of results whose latents may be used.
+      references: see `Diffusion`; needed where scales are chosen.
     """
     step = run.checkpoint(which)
     made_of = {"run": runs.digest(step), "method": asked.method, "steps": asked.steps, "clip": asked.clip}
@@ -218,11 +274,12 @@ def load(
             "classifier_digest": runs.digest(own),
         }
     if asked.depth == AUTO:  # the depth hangs on what guides
-        encoding |= {"target": asked.target, "scale": asked.scale, "classifier_scale": asked.classifier_scale}
+        encoding |= {"target": asked.target, "scale": _highest(asked), "classifier_scale": asked.classifier_scale}
         encoding |= {"classifier": judge.get("classifier_digest"), "interval": request.settings(asked)["interval"]}
     settings = {**said, "classifier": None, **judge, **request.settings(asked)}
     folders = (folder, *([more_latents] if more_latents else []))
-    return Diffusion(wanted(run), settings, run, guide, (int(step.name), int(own.name)), asked, folders, encoding)
+    steps = int(step.name), int(own.name)
+    return Diffusion(wanted(run), settings, run, guide, steps, asked, folders, encoding, references)
 
 
 def wanted(run: Run) -> Wanted:
@@ -233,6 +290,16 @@ def wanted(run: Run) -> Wanted:
 @jax.jit
 def _softmax(classifier: Any, images: jax.Array) -> jax.Array:
     return jax.nn.softmax(classifier(images, jnp.zeros(images.shape[:1], jnp.int32)))
+
+
+def _highest(asked: Request) -> float | None:
+    """The one scale, or the higher end of scales that are chosen: gaps are measured there."""
+    return asked.scale_range[1] if asked.scale == AUTO else asked.scale
+
+
+def _each(scale: Any, count: int) -> list[float | None]:
+    """A scale for each image, () or (b,) or None."""
+    return [None] * count if scale is None else np.broadcast_to(scale, np.shape(scale) or count)[:count].tolist()
 
 
 def _finite(images: np.ndarray, batch: Sequence[Taken], run: Run) -> np.ndarray:

@@ -89,13 +89,14 @@ def of_files(source: str | Path, wanted: Wanted, view: str | None = None) -> lis
     return cases
 
 
-def of_split(split: str, wanted: Wanted, classes: Sequence[str]) -> list[Case]:
+def of_split(split: str, wanted: Wanted, classes: Sequence[str], flag: str = "--split") -> list[Case]:
     """Images of a split of the run's own data, with their labels, views, patients and boxes.
 
     Args:
       split: its name.
       wanted: what the model takes.
       classes: of these classes only; empty: whatever there is.
+      flag: that names the split, for messages.
 
     Raises:
       UserError: data that are not there or have no such split, images that the model does not take, or a box that
@@ -104,7 +105,7 @@ def of_split(split: str, wanted: Wanted, classes: Sequence[str]) -> list[Case]:
     data = dataclasses.replace(wanted.data, classes=(), views=())
     present = sources.splits(data)
     if split not in present:
-        raise UserError(f"--split {split}: the run's data have no such split; there are: {', '.join(present)}")
+        raise UserError(f"{flag} {split}: the run's data have no such split; there are: {', '.join(present)}")
     tables = sources.open_tables(data, split)
     if "records" in tables:
         table, labels = tables["records"], _named(tables["records"], LABEL)
@@ -116,7 +117,7 @@ def of_split(split: str, wanted: Wanted, classes: Sequence[str]) -> list[Case]:
             own = [column] * len(tables[column])
             found += _cases(tables[column], column, range(len(own)), own, wanted)
     if not found:
-        raise UserError(f"--split {split}: has no image of the run's classes, {', '.join(classes)}")
+        raise UserError(f"{flag} {split}: has no image of the run's classes, {', '.join(classes)}")
     return _distinct(found)
 
 

@@ -13,10 +13,12 @@ from medgen_jax.diffusion.inversion import INVERSIONS
 
 #: A condition that is not said.
 UNKNOWN = "unknown"
-#: A depth that is chosen for each image.
+#: A depth or a scale that is chosen for each image.
 AUTO = "auto"
 #: Of classifier-free guidance and of the walk, where nothing is said.
 SCALE, STEPS = 3.0, 100
+#: Of scales that are chosen, where nothing is said: their ends, and the split that tells which gaps are wide.
+SCALE_RANGE, REFERENCE = (0.0, SCALE), "train"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,10 @@ class Request:
       target: class to decode as.
       source: class to encode as, or `UNKNOWN`.
       view: of images about which the data say nothing, or `UNKNOWN`.
-      scale: of classifier-free guidance; 0 is the plain conditional prediction.
+      scale: of classifier-free guidance; 0 is the plain conditional prediction; or `AUTO`: the wider an image's gap.
+      scale_range: ends of scales that are chosen.
+      reference: split of the run's data whose widest gap, among images of other classes than the target, stands for the
+        highest scale.
       classifier_scale: strength of the classifier.
       steps: of a walk.
       depth: noising steps to encode, or `AUTO`: where guidance would change an image most.
@@ -40,7 +45,9 @@ class Request:
     target: str | None = None
     source: str = UNKNOWN
     view: str = UNKNOWN
-    scale: float | None = None
+    scale: float | str | None = None
+    scale_range: tuple[float, float] | None = None
+    reference: str | None = None
     classifier_scale: float | None = None
     steps: int | None = None
     depth: int | str | None = None
@@ -72,6 +79,8 @@ def settled(request: Request, run: Run, guide: Run | None) -> Request:
         request,
         target=target,
         scale=request.scale if request.scale is not None else free if run.knows_unknown else None,
+        scale_range=(request.scale_range or SCALE_RANGE) if request.scale == AUTO else None,
+        reference=(request.reference or REFERENCE) if request.scale == AUTO else None,
         steps=request.steps or min(STEPS, deepest),
         depth=None if request.ensemble else depth,
         clip=runs.clips(run, request.method) if request.clip is None else request.clip,
@@ -83,7 +92,8 @@ def settings(request: Request) -> Mapping[str, Any]:
     return {
         "target": request.target, "source": request.source, "view": request.view, "method": request.method,
         "steps": request.steps, "depth": request.depth, "ensemble": list(request.ensemble), "scale": request.scale,
-        "classifier_scale": request.classifier_scale, "clip": request.clip,
+        "scale_range": None if request.scale_range is None else list(request.scale_range),
+        "reference": request.reference, "classifier_scale": request.classifier_scale, "clip": request.clip,
         "interval": None if request.interval is None else list(request.interval),
     }  # fmt: skip
 
@@ -134,7 +144,14 @@ def _check_strength(request: Request, run: Run, guide: Run | None) -> None:
         raise UserError("--classifier_scale: needs --classifier, a run of noise_classifier")
     if guide is not None and request.classifier_scale is None:
         raise UserError("--classifier_scale is missing: how strongly the classifier guides, such as 10")
-    if request.scale is not None and request.scale < 0:
+    if request.scale == AUTO:
+        low, high = request.scale_range or SCALE_RANGE
+        if not 0 <= low < high:
+            raise UserError(f"--scale_range {low:g},{high:g}: expected LOW,HIGH with 0 <= LOW < HIGH")
+    elif request.scale_range is not None or request.reference is not None:
+        flag = "--reference" if request.scale_range is None else "--scale_range"
+        raise UserError(f"{flag}: is for --scale auto; leave it out")
+    elif request.scale is not None and request.scale < 0:
         raise UserError(f"--scale {request.scale:g}: must be 0 (plainly conditional) or more")
     if request.classifier_scale is not None and request.classifier_scale < 0:
         raise UserError(f"--classifier_scale {request.classifier_scale:g}: must be 0 or more")

@@ -113,12 +113,14 @@ def open_run(workdir: str | Path, kinds: tuple[str, ...] = (DIFFUSION,), flag: s
     return Run(path, kind, system, config)
 
 
-def check_classifier(model: Run, classifier: Run) -> None:
-    """Refuse a classifier that saw other noise, other images or other classes than a diffusion model.
+def open_classifier(workdir: str | Path, model: Run) -> Run:
+    """The classifier that guides a diffusion model, without its weights.
 
     Raises:
-      UserError: naming the first difference.
+      UserError: no run, one of another system, or one that saw other noise, other images or other classes than the
+        model: naming the first difference.
     """
+    classifier = open_run(workdir, (CLASSIFIER,), "--classifier")
     own, other, where = model.system, classifier.system, f"--classifier {classifier.workdir}"
     if own.schedule != other.schedule:
         raise UserError(
@@ -135,6 +137,7 @@ def check_classifier(model: Run, classifier: Run) -> None:
             f"{where}: knows the classes {', '.join(classifier.classes)}, {model.name} {', '.join(model.classes)}, in "
             "this order; train it with the same config.data.classes"
         )
+    return classifier
 
 
 def place(flag: str, name: str, names: tuple[str, ...], what: str) -> int:
@@ -148,13 +151,8 @@ def place(flag: str, name: str, names: tuple[str, ...], what: str) -> int:
     return names.index(name)
 
 
-def load_denoiser(workdir: str | Path, which: str | int = "last") -> Denoiser:
-    """A run's diffusion model; see `medgen_jax.sampling.load_denoiser`."""
-    return denoiser(open_run(workdir), which)
-
-
 def denoiser(run: Run, which: str | int = "last") -> Denoiser:
-    """`load_denoiser` of an open run."""
+    """The model of an open run; see `medgen_jax.sampling.load_denoiser`."""
     system, folder = run.system, run.checkpoint(which)
     variables = restore.inference_variables(system, folder)
     return Denoiser(
@@ -162,25 +160,6 @@ def denoiser(run: Run, which: str | int = "last") -> Denoiser:
         dict(system.network.null) if run.knows_unknown else None, system.kind, system.walk[1],
         run.classes, run.views, system.size, system.channels, int(folder.name),
     )  # fmt: skip
-
-
-def load_counterfactual(
-    workdir: str | Path,
-    classifier: str | Path | None = None,
-    *,
-    which: str | int = "last",
-    classifier_which: str | int = "last",
-    method: str = "fixed_point",
-    steps: int | None = 100,
-    clip: bool | None = None,
-    **options: Any,
-) -> CounterfactualSampler:
-    """A run as a function from images to counterfactuals; see `medgen_jax.sampling.load_counterfactual`."""
-    run = open_run(workdir)
-    guide = None if classifier is None else open_run(classifier, (CLASSIFIER,), "--classifier")
-    if guide:
-        check_classifier(run, guide)
-    return sampler(run, guide, which, classifier_which, method=method, steps=steps, clip=clip, **options)
 
 
 def sampler(
@@ -194,7 +173,14 @@ def sampler(
     clip: bool | None = None,
     **options: Any,
 ) -> CounterfactualSampler:
-    """`load_counterfactual` of open runs that fit each other."""
+    """Counterfactuals of an open run, guided by a classifier or not; see `medgen_jax.sampling.load_counterfactual`.
+
+    Args:
+      run: of `open_run`.
+      guide: of `open_classifier` for this run, or None.
+      which, guide_which: ``last``, ``best``, or a step that is kept.
+      method, steps, clip, **options: as there.
+    """
     model = denoiser(run, which)
     classify = None
     if guide:

@@ -9,7 +9,7 @@ import numpy as np
 
 from medgen_jax.core.config import DataConfig
 from medgen_jax.core.errors import UserError
-from medgen_jax.core.streams import Balanced, Field, Records, Stream
+from medgen_jax.core.streams import LABEL, VIEW, Balanced, Field, Records, Stream
 from medgen_jax.data.images import ImageHeader
 from medgen_jax.data.tables import Table
 
@@ -24,6 +24,8 @@ _DOMAINS = (
     "two domains a and b: trainA and trainB, or two classes of single images named in config.data.class_a and "
     "config.data.class_b"
 )
+#: Where the classes that take part are named, of the columns for which there is such a setting.
+_NAMED_IN = {LABEL: "config.data.classes", VIEW: "config.data.views"}
 
 
 def table_for(tables: Mapping[str, Table], stream: str) -> Table:
@@ -66,7 +68,7 @@ def check_tables(
         images = image_columns(stream)
         _check_columns(name, stream, table)
         if training and isinstance(stream.order, Balanced):
-            _check_balance(stream.order, table)
+            _check_balance(stream.order, table, stream.unbalanced)
         fields = dict(stream.fields)
         _check_wire(name, {column: fields[column] for column in images}, config.bits)
         first: tuple[int, int] | None = None
@@ -105,7 +107,7 @@ def _check_columns(name: str, stream: Stream, table: Table) -> None:
         raise UserError(f"config.data.source: the table {name!r} is empty")
 
 
-def _check_balance(order: Balanced, table: Table) -> None:
+def _check_balance(order: Balanced, table: Table, unbalanced: str) -> None:
     """Refuse to balance over classes, or combinations of them, that have no record; pairs need two."""
     if set(order.columns) <= set(table.labels):
         present = set(zip(*(np.asarray(table.labels[column]).tolist() for column in order.columns), strict=True))
@@ -114,13 +116,23 @@ def _check_balance(order: Balanced, table: Table) -> None:
                 told = [_named(table, *pair) for pair in zip(order.columns, combination, strict=True)]
                 raise UserError(
                     f"config.data.source: no training record has {' and '.join(told)}, so they cannot be balanced over "
-                    f"{' and '.join(order.columns)}; add some, name what does occur in config.data.classes or "
-                    "config.data.views, or set config.balance=none"
+                    f"{' and '.join(order.columns)}; {_remedies(order.columns, unbalanced)}"
                 )
     # Every combination comes within a turn, its pairs within two: what else is wrong the order says itself.
     records = Records(len(table), 0, table.labels)
     for index in range(2 * len(records.cells(order.columns, order.values))):
         order(index, None, records)
+
+
+def _remedies(columns: Sequence[str], unbalanced: str) -> str:
+    """What a user can do about classes without a record."""
+    named = [_NAMED_IN[column] for column in columns if column in _NAMED_IN]
+    remedies = ["add some"]
+    if named:
+        remedies.append(f"name what does occur in {' or '.join(named)}")
+    if unbalanced:
+        remedies.append(f"set {unbalanced}")
+    return ", or ".join(remedies)
 
 
 def _taking_part(order: Balanced, table: Table, column: str) -> Sequence[int]:

@@ -24,6 +24,7 @@ from medgen_jax.engine.console import Console
 from medgen_jax.engine.evaluate import Evaluation, Evaluators
 from medgen_jax.engine.interrupt import EXIT_CODES, Interrupted, Interrupts
 from medgen_jax.engine.prefetch import Prefetcher, StreamIterator
+from medgen_jax.engine.start import Start
 from medgen_jax.engine.step import Augment, CompiledSteps, abstract_state, init_state, observed_state
 from medgen_jax.engine.writers import MetricWriter, write_json
 from medgen_jax.systems.base import System, TrainState
@@ -84,6 +85,7 @@ class Run:
       evaluation: evaluation batches by stream name; evaluators without data do not run.
       draw: ``(step, variables) -> image array (h, w, c) uint8 or None``: the grid of fixed inputs.
       observed: reads the records that ``system.observe`` wants to see before the first step.
+      start: puts the networks that lie in the directory into the fresh state; see `medgen_jax.engine.start`.
       context: gives what ``results.json`` says beside the run's own numbers (baselines, notes).
       frozen: fixed weights by name, as ``system.frozen_names`` asks for.
       frozen_digests: their hashes, compared on resume.
@@ -101,6 +103,7 @@ class Run:
         evaluation: Evaluation | None = None,
         draw: Callable[[int, PyTree], np.ndarray | None] | None = None,
         observed: Callable[[], Mapping[str, np.ndarray]] | None = None,
+        start: Start | None = None,
         context: Callable[[], dict[str, Any]] | None = None,
         frozen: Mapping[str, PyTree] | None = None,
         frozen_digests: Mapping[str, str] | None = None,
@@ -116,7 +119,7 @@ class Run:
         self.store = CheckpointStore(workdir / "checkpoints", self.train.keep, self.console.say)
         self._open_streams = open_streams
         self._evaluators = Evaluators(system, evaluation or {}, self.mesh)
-        self._draw, self._observed, self._context = draw, observed, context
+        self._draw, self._observed, self._start, self._context = draw, observed, start, context
         self._frozen = jax.device_put(dict(frozen or {}), meshes.replicated(self.mesh))
         self._frozen_digests = dict(frozen_digests or {})
         self._compiled = CompiledSteps(system, self.mesh, self.console.waiting, augment)
@@ -162,10 +165,12 @@ class Run:
 
     def _begin(self) -> TrainState:
         state = init_state(self.system, self.mesh, self.train.seed)
-        return observed_state(self.system, self.mesh, state, self._observed()) if self._observed else state
+        if self._observed:
+            state = observed_state(self.system, self.mesh, state, self._observed())
+        return self._start(state) if self._start else state
 
     def _restore(self) -> tuple[Progress, TrainState | None]:
-        step = self.store.newest_intact()
+        step = None if self._start else self.store.newest_intact()
         if step is None:
             return Progress(frozen=self._frozen_digests), None
         progress = Progress.from_json(read_host(self.store.folder(step))["progress"])

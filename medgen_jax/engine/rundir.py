@@ -62,14 +62,23 @@ def locked(workdir: Path, active: bool = True) -> Iterator[None]:
         yield
 
 
-def write_config(workdir: Path, system: str, config: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Write ``config.json``: what `read_config` returns."""
+def write_config(
+    workdir: Path,
+    system: str,
+    config: dict[str, Any],
+    environment: dict[str, Any],
+    start: dict[str, Any] | None = None,
+) -> None:
+    """Write ``config.json``: what `read_config` returns; ``start`` as in `medgen_jax.engine.start`."""
     content = {"system": system, "config": config, "environment": environment}
+    content |= {"start": start} if start else {}
     write_durably(workdir / "config.json", json.dumps(content, indent=1))
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
     """``{"system", "config", "environment"}`` of a run.
+
+    ``start`` beside these is the configuration that the networks came with which the run began with.
 
     Raises:
       UserError: when the directory holds no run.

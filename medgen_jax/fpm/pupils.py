@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.ops.pupil import axial_frequency
 
 if TYPE_CHECKING:
     from medgen_jax.fpm.optics import Optics
@@ -109,23 +110,17 @@ def known_pupil(
       ``pupil(rest) -> (K, K)`` complex64 with K = `window_size`.
     """
     radius, cell = optics.radius(size), optics.df(size)
-    window, wave = window_size(radius, size), optics.index / optics.wavelength
-    depth = optics.defocus if defocus is None else defocus
+    window, depth = window_size(radius, size), optics.defocus if defocus is None else defocus
 
     def at(rest: jax.Array) -> jax.Array:
         rows, columns = offsets(window, rest)
-        phase = 2 * np.pi * depth * _axial((rows**2 + columns**2) * cell**2, wave)
+        axial = axial_frequency((rows**2 + columns**2) * cell**2, optics.wavelength, optics.index)
+        phase = 2 * np.pi * depth * axial
         for index, coefficient in (zernike or {}).items():
             phase = phase + coefficient * zernike_mode(index, columns / radius, rows / radius)
         return support(window, radius, rest, edge) * jnp.exp(1j * phase.astype(jnp.float32))
 
     return at
-
-
-def _axial(squares: jax.Array, wave: float) -> jax.Array:
-    """`medgen_jax.ops.pupil.axial_frequency` of squared frequencies that may be traced."""
-    squares = jnp.minimum(squares / wave**2, 1.0)
-    return -wave * squares / (jnp.sqrt(1 - squares) + 1)
 
 
 def noll(index: int) -> tuple[int, int]:

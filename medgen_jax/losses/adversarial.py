@@ -1,4 +1,4 @@
-"""Adversarial losses on discriminator logits of any shape; every loss is a float32 mean.
+"""Adversarial losses on discriminator logits of any shape, and R1; every loss is a float32 mean.
 
 ``vanilla`` is the cross-entropy of Goodfellow et al. 2014 with the non-saturating generator loss,
 ``lsgan`` the least-squares loss of Mao et al. 2017 (targets 1 and 0), ``hinge`` that of Lim & Ye 2017.
@@ -6,8 +6,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+from medgen_jax.core.types import Image
 
 KINDS = ("vanilla", "lsgan", "hinge")
 
@@ -47,3 +51,20 @@ def generator_loss(fake_logits: jax.Array, kind: str = "vanilla") -> jax.Array:
     if kind == "hinge":
         return -jnp.mean(fake_logits.astype(jnp.float32))
     return gan_loss(fake_logits, True, kind)
+
+
+def r1_penalty(judge: Callable[[Image], jax.Array], images: Image) -> tuple[jax.Array, jax.Array]:
+    """Half the squared gradient of the logits' sum by every image, averaged (Mescheder et al. 2018, equation 9).
+
+    Args:
+      judge: images -> logits of any shape. Where each is of one image alone, so is its gradient.
+      images: (n, h, w, c), real ones.
+
+    Returns:
+      penalty: scalar; differentiable, so a step on it differentiates ``judge`` twice.
+      logits: ``judge(images)``, for the loss on real images without another pass.
+    """
+    images = images.astype(jnp.float32)
+    logits, pull = jax.vjp(judge, images)
+    (slope,) = pull(jnp.ones_like(logits))
+    return 0.5 * jnp.mean(jnp.sum(jnp.square(slope), axis=(1, 2, 3))), logits

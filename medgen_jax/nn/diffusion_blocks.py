@@ -19,7 +19,8 @@ from jax import lax
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.nn.blocks import Conv, UpConv, sample_moments
-from medgen_jax.ops.pool import pool
+from medgen_jax.ops.pool import mean_pool
+from medgen_jax.ops.resize import nearest2x
 
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 ZEROS = nn.initializers.zeros
@@ -53,16 +54,6 @@ def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
     frequencies = np.exp(-math.log(LONGEST_PERIOD) * np.arange(half) / half).astype(np.float32)
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate((jnp.cos(angles), jnp.sin(angles)), axis=-1)
-
-
-def mean_pool(x: jax.Array) -> jax.Array:
-    """Means of 2 x 2 pixels, (b, h, w, c) -> (b, h / 2, w / 2, c)."""
-    return pool(x, 2, 2, jnp.add) * 0.25
-
-
-def nearest(x: jax.Array) -> jax.Array:
-    """Every pixel four times, (b, h, w, c) -> (b, 2 h, 2 w, c)."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class GroupNorm(nn.Module):
@@ -146,7 +137,7 @@ class ResidualBlock(nn.Module):
         h = nn.silu(GroupNorm(self.groups, self.dtype, name="norm_0")(x))
         if self.resample == "up":
             h = UpConv(self.width, "nearest_conv", dtype=self.dtype, kernel_init=KERNEL_INIT, name="conv_0")(h)
-            x = nearest(x)
+            x = nearest2x(x)
         else:
             if self.resample == "down":
                 h, x = mean_pool(h), mean_pool(x)
@@ -338,7 +329,7 @@ class Encoder(nn.Module, kw_only=True):
         if self.resample == "conv":
             double = UpConv(width, "nearest_conv", dtype=self.dtype, kernel_init=KERNEL_INIT, name=f"{name}_double")
             return double(h)
-        return nearest(h)
+        return nearest2x(h)
 
     def _residual(self, width: int, name: str, resample: str = "none") -> nn.Module:
         kind = nn.remat(ResidualBlock, static_argnums=(3,)) if self.remat else ResidualBlock

@@ -17,9 +17,10 @@ from jax import lax
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.nn.blocks import Conv, UpConv, sample_moments
-from medgen_jax.nn.diffusion_blocks import mean_pool, nearest
-from medgen_jax.ops.conv import conv2d
+from medgen_jax.ops.conv import conv_mean2x
 from medgen_jax.ops.filters import correlate
+from medgen_jax.ops.pool import mean_pool
+from medgen_jax.ops.resize import nearest2x
 
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 EPSILON = 1e-5
@@ -43,37 +44,6 @@ def conv3(width: int, dtype: Any, name: str) -> Conv:
 def dense(width: int, name: str) -> nn.Dense:
     """A float32 linear layer of a vector per image, in whole products on every backend."""
     return nn.Dense(width, precision="highest", kernel_init=KERNEL_INIT, name=name)
-
-
-def conv_mean2x(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Zero-padded 3 x 3 cross-correlation followed by means of 2 x 2 pixels, in one pass.
-
-    Neighbouring outputs share inputs, so along each axis the taps ``k0, k1, k2`` act as those of a stride-2
-    correlation ``k0, k0 + k1, k1 + k2, k2``, halved: 16 instead of 36 products per output pixel and channel pair. It
-    is written as a sum over the four parities of input pixels, each a small stride-1 correlation, since R1
-    differentiates twice and the derivatives of strided correlations are slow on CPUs.
-
-    Args:
-      x: (n, h, w, in), h and w even.
-      kernel: (3, 3, in, out); its taps are added up in its own dtype before they take that of ``x``.
-
-    Returns:
-      (n, h / 2, w / 2, out).
-    """
-
-    def spread(taps: jax.Array) -> jax.Array:
-        first, middle, last = taps
-        return jnp.stack((first, first + middle, middle + last, last)) / 2
-
-    rows = spread(kernel)
-    both = jnp.swapaxes(spread(jnp.swapaxes(rows, 0, 1)), 0, 1).astype(x.dtype)
-    # Output j reads pixels 2j - 1 to 2j + 2: the even ones at j and j + 1, the odd ones at j - 1 and j.
-    pads = {0: (0, 1), 1: (1, 0)}
-    return sum(
-        conv2d(x[:, row::2, column::2], both[1 - row :: 2, 1 - column :: 2], padding=(pads[row], pads[column]))
-        for row in (0, 1)
-        for column in (0, 1)
-    )
 
 
 class MeanConv(Conv):
@@ -196,7 +166,7 @@ class AdaptiveBlock(nn.Module):
         straight = shortcut(x.astype(self.dtype), self.width, self.dtype)
         if not self.residual:
             return h
-        return (h + (nearest(straight) if self.double else straight)) * _HALF
+        return (h + (nearest2x(straight) if self.double else straight)) * _HALF
 
 
 def shortcut(x: jax.Array, width: int, dtype: Any) -> jax.Array:

@@ -120,3 +120,36 @@ def nearest_conv2x(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows = spread(kernel)
     both = jnp.swapaxes(spread(jnp.swapaxes(rows, 0, 1)), 0, 1)
     return conv_transpose2x(x, both.astype(x.dtype))
+
+
+def conv_mean2x(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Zero-padded 3 x 3 cross-correlation followed by means of 2 x 2 pixels, in one pass.
+
+    Neighbouring outputs share inputs, so along each axis the taps ``k0, k1, k2`` act as those of a stride-2
+    correlation ``k0, k0 + k1, k1 + k2, k2``, halved: 16 instead of 36 products per output pixel and channel pair. It
+    is written as a sum over the four parities of input pixels, each a small stride-1 correlation, since R1
+    differentiates twice and the derivatives of strided correlations are slow on CPUs.
+
+    Args:
+      x: (n, h, w, in), h and w even.
+      kernel: (3, 3, in, out); its taps are added up in its own dtype before they take that of ``x``.
+
+    Returns:
+      (n, h / 2, w / 2, out).
+    """
+    if kernel.shape[:2] != (3, 3):
+        raise ValueError(f"conv_mean2x takes 3 x 3 kernels, not {kernel.shape[0]} x {kernel.shape[1]}")
+
+    def spread(taps: jax.Array) -> jax.Array:
+        first, middle, last = taps
+        return jnp.stack((first, first + middle, middle + last, last)) / 2
+
+    rows = spread(kernel)
+    both = jnp.swapaxes(spread(jnp.swapaxes(rows, 0, 1)), 0, 1).astype(x.dtype)
+    # Output j reads pixels 2j - 1 to 2j + 2: the even ones at j and j + 1, the odd ones at j - 1 and j.
+    pads = {0: (0, 1), 1: (1, 0)}
+    return sum(
+        conv2d(x[:, row::2, column::2], both[1 - row :: 2, 1 - column :: 2], padding=(pads[row], pads[column]))
+        for row in (0, 1)
+        for column in (0, 1)
+    )

@@ -76,7 +76,7 @@ class Optics:
 def waves(optics: Optics, z: float) -> float:
     """Wavefront error at the rim of the pupil, in wavelengths, of the shortest wavelength; |z| in m."""
     wavelength = min(optics.wavelength)
-    return float(-axial_frequency(np.asarray(optics.na / wavelength), wavelength, optics.index) * abs(z))
+    return float(-axial_frequency(np.asarray((optics.na / wavelength) ** 2), wavelength, optics.index) * abs(z))
 
 
 def blur_radius(optics: Optics, z: float) -> float:
@@ -287,7 +287,8 @@ def _overlap(s: np.ndarray, nodes: int, wavelength: float, na: float, index: flo
     reach = np.maximum(np.sqrt(1 - y * y) - s, 0)
     x = reach * roots[None, None, :]
     area = reach * np.cos(angle) * weights[None, :, None] * weights[None, None, :]
-    ahead, behind = (axial_frequency(np.hypot(x + side, y) * na / wavelength, wavelength, index) for side in (s, -s))
+    squares = ((np.square(x + side) + np.square(y)) * (na / wavelength) ** 2 for side in (s, -s))
+    ahead, behind = (axial_frequency(each, wavelength, index) for each in squares)
     flat = (len(s), nodes * nodes)
     area = np.broadcast_to(area, x.shape)
     return (ahead - behind).reshape(flat), (area / area.sum(axis=(1, 2), keepdims=True)).reshape(flat)

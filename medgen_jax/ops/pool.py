@@ -35,3 +35,8 @@ def pool(x: jax.Array, window: int, stride: int, combine: Callable[[jax.Array, j
 def max_pool(x: jax.Array, window: int, stride: int = 2) -> jax.Array:
     """Maximum over ``window`` x ``window`` pixels, (n, h, w, c) -> (n, (h - window) // stride + 1, ..., c)."""
     return pool(x, window, stride, jnp.maximum)
+
+
+def mean_pool(x: jax.Array, window: int = 2, stride: int = 2) -> jax.Array:
+    """Means of ``window`` x ``window`` pixels, (n, h, w, c) -> (n, (h - window) // stride + 1, ..., c)."""
+    return pool(x, window, stride, jnp.add) * (1 / window**2)

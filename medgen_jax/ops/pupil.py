@@ -49,7 +49,7 @@ def pupil(
     check_objective(pixel, wavelength, na, index)
     frequency = frequencies(shape, pixel)
     inside = jnp.asarray(frequency <= na / wavelength)
-    phase = 2 * np.pi * jnp.asarray(axial_frequency(frequency, wavelength, index), jnp.float32)
+    phase = 2 * np.pi * jnp.asarray(axial_frequency(np.square(frequency), wavelength, index), jnp.float32)
     defocus = jnp.asarray(defocus, jnp.float32)[..., None, None]
     inside, phase = (jnp.broadcast_to(plane, (*defocus.shape[:-2], *shape)) for plane in (inside, phase))
     return jnp.where(inside, jnp.exp(1j * phase * defocus), 0).astype(jnp.complex64)
@@ -61,20 +61,26 @@ def frequencies(shape: tuple[int, int], pixel: float) -> np.ndarray:
     return np.hypot(rows[:, None], columns[None, :])
 
 
-def axial_frequency(frequency: np.ndarray, wavelength: float, index: float = 1.0) -> np.ndarray:
+def axial_frequency(squares: np.ndarray | jax.Array, wavelength: float, index: float = 1.0) -> np.ndarray | jax.Array:
     """Frequency along the axis less that of the axial wave, ``sqrt((n / lambda)^2 - f^2) - n / lambda``, 1 / m.
 
     Not positive; ``-n / lambda`` where the wave does not propagate. Written without the difference of two
     large numbers, which would cost its digits.
 
     Args:
-      frequency: radial, 1 / m, any shape.
+      squares: f^2 of the radial frequency, 1 / m^2, any shape: the square, which is smooth on the axis. An array of
+        NumPy keeps its digits; one of jax may be traced, and the derivative is finite everywhere.
       wavelength: in vacuum, m.
       index: refractive index.
+
+    Returns:
+      The kind and shape of ``squares``.
     """
-    wave = index / wavelength
-    frequency = np.minimum(np.abs(frequency), wave)
-    return -np.square(frequency) / (np.sqrt(np.square(wave) - np.square(frequency)) + wave)
+    wave, xp = index / wavelength, jnp if isinstance(squares, jax.Array) else np
+    shares = squares / wave**2
+    propagates = shares < 1
+    root = xp.sqrt(xp.where(propagates, 1 - shares, 1.0))
+    return xp.where(propagates, -wave * shares / (root + 1), -wave)
 
 
 def point_spread(pupil: jax.Array) -> jax.Array:

@@ -23,6 +23,7 @@ from medgen_jax.synthesis import drawing, folder, plan, png, runs, sheet, values
 from medgen_jax.synthesis.plan import Item, Sources
 from medgen_jax.synthesis.runs import CODE, LATENT, NUMBER, Checkpoint, Run
 from medgen_jax.synthesis.values import Classes
+from medgen_jax.systems.numbered import codes
 
 SHEET = f"{folder.PICTURES}/sheet.png"
 #: Numbers are int32.
@@ -195,13 +196,14 @@ def _images(
         draw, variables(), next(_rows(job, missing))[1], job.asked.seed, count=len(missing), batch=job.asked.batch,
         devices=devices,
     )  # fmt: skip
+    compiling = time.perf_counter() - begun
 
     def save(item: Item, levels: np.ndarray) -> None:
         folder.write(place / item.file, png.encode(levels, _marks(job, point, item)))
 
     with tqdm(total=len(job.items), initial=len(there), unit="image", disable=None) as bar:
         drawn = program.images(_rows(job, missing))
-        speed = writing.write_all(drawn, save, first=program.size, begun=begun, done=bar.update)
+        speed = writing.write_all(drawn, save, begun=begun, compiling=compiling, done=bar.update)
     folder.describe(place, settings)
     return len(there), speed
 
@@ -285,7 +287,7 @@ def _frames(job: _Job, variables: Any, devices: Sequence[jax.Device] | None) -> 
     texts = {name: text for name, text in job.asked.values.items() if name in takes}
     constants = values.constants_of(texts, takes, job.run.config.data, LATENT)
     numbers = np.arange(min(walk.STOPS, job.asked.frames), dtype=np.int32)
-    stops = np.asarray(drawing.codes(jax.random.key(job.asked.seed), numbers, takes[CODE].shape))
+    stops = np.asarray(codes(jax.random.key(job.asked.seed), numbers, takes[CODE].shape))
     labels = [np.int32(label) for label in job.classes.labels] if LABEL in takes else [None]
     rows = [
         (None, {CODE: code} | ({} if label is None else {LABEL: label}))

@@ -17,6 +17,7 @@ from medgen_jax.core.streams import Field
 from medgen_jax.engine import mesh as meshes
 from medgen_jax.ops.scale import from_unit
 from medgen_jax.synthesis.runs import CODE, NUMBER
+from medgen_jax.systems.numbered import codes
 from medgen_jax.translation import batching
 
 PyTree = Any
@@ -30,17 +31,11 @@ Draw = Callable[[PyTree, Mapping[str, jax.Array], jax.Array], tuple[jax.Array, j
 MOST_CPU, MOST = 16, 64
 
 
-def codes(key: jax.Array, numbers: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The codes of images by their numbers (b,), (b, ...): N(0, 1), each drawn from ``fold_in(key, number)``."""
-    return jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers)
-
-
 def make_draw(function: Any, inputs: Mapping[str, Field], constants: Mapping[str, np.ndarray], dtype: Any) -> Draw:
     """A sampler as a function of what differs from image to image.
 
-    An image depends on its number and the key, never on the batch: by the sampler's ``number``; by its ``z``, which is
-    drawn from the number unless rows hold it; and where it draws by key alone, as the only image of the key
-    ``fold_in(key, number)``.
+    An image depends on its number and the key, never on the batch: by the sampler's ``number``, or by its ``z``, which
+    is drawn from the number unless rows hold it.
 
     Args:
       function: ``(variables, inputs, key) -> images`` in [-1, 1].
@@ -55,25 +50,10 @@ def make_draw(function: Any, inputs: Mapping[str, Field], constants: Mapping[str
         given |= {name: batch[name] for name in inputs if name in batch}
         if CODE in inputs and CODE not in given:
             given[CODE] = codes(key, batch[NUMBER], inputs[CODE].shape)
-        if {NUMBER, CODE} & set(inputs):
-            made = function(variables, given, key)
-        else:
-            made = _each_by_itself(function, variables, given, batch[NUMBER], key)
+        made = function(variables, given, key)
         return from_unit(made, dtype), jnp.isfinite(made).all(axis=(1, 2, 3))
 
     return draw
-
-
-def _each_by_itself(
-    function: Any, variables: PyTree, given: Mapping[str, jax.Array], numbers: jax.Array, key: jax.Array
-) -> jax.Array:
-    """Every image as the only one of a batch under a key of its own; still computed together."""
-
-    def one(inputs: Mapping[str, jax.Array], number: jax.Array) -> jax.Array:
-        alone = {name: value[None] for name, value in inputs.items()}
-        return function(variables, alone, jax.random.fold_in(key, number))[0]
-
-    return jax.vmap(one)(given, numbers)
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,15 +75,17 @@ class Checkpoint:
 def open_run(workdir: str | Path) -> Run:
     """A run that can draw.
 
-    That is one with a sampler ``sample``, or with one that takes images and, for variety, their numbers or codes.
+    That is one with a sampler that takes numbers or codes: ``sample``, out of noise alone, or any beside images.
 
     Raises:
       UserError: no run, or one whose samplers draw nothing; it names the command that applies them.
     """
     system, config = restore.open_run(workdir)
     kind, known = systems.name_of(config), system.sampler_inputs
-    drawing = [name for name, takes in known.items() if IMAGE in takes and {NUMBER, CODE} & set(takes)]
-    chosen = SAMPLE if SAMPLE in known else next(iter(drawing), None)
+    drawing = [
+        name for name, takes in known.items() if {NUMBER, CODE} & set(takes) and (IMAGE in takes or name == SAMPLE)
+    ]
+    chosen = SAMPLE if SAMPLE in drawing else next(iter(drawing), None)
     if chosen is None:
         command = "translate" if any(_TRANSLATES.fullmatch(name) for name in known) else "evaluate"
         raise UserError(

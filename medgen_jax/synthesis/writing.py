@@ -24,36 +24,30 @@ class Speed(NamedTuple):
 
     Attributes:
       images, seconds: drawn and written, from before anything was compiled.
-      first, first_seconds: those of the first batch, which waits for the compiler.
+      compiling: seconds of it that the compiler took, which more images spend once.
     """
 
     images: int
     seconds: float
-    first: int
-    first_seconds: float
+    compiling: float
 
     @property
-    def rate(self) -> float | None:
-        """Images per second after the first batch; None where there was no other."""
-        rest = self.images - self.first
-        return rest / max(self.seconds - self.first_seconds, 1e-9) if rest else None
+    def rate(self) -> float:
+        """Images per second, once all was compiled."""
+        return self.images / max(self.seconds - self.compiling, 1e-9)
 
     def sentence(self) -> str:
         """For people."""
         took = f"{self.images:,} image{'' if self.images == 1 else 's'} drawn and written in {self.seconds:.1f} s"
-        if self.rate is None:
-            return f"{took}, compiling included"
-        return (
-            f"{took}: {self.rate:,.1f} images/s after the first {self.first:,}, which took {self.first_seconds:.1f} s"
-        )
+        return f"{took}, {self.compiling:.1f} s of it compiling: {self.rate:,.1f} images/s after that"
 
 
 def write_all(
     images: Iterable[tuple[Item, np.ndarray]],
     save: Callable[[Item, np.ndarray], None],
     *,
-    first: int,
     begun: float,
+    compiling: float,
     done: Callable[[int], object] = lambda _: None,
 ) -> Speed:
     """Save all images, several at once. Whatever stops it, images that were handed over are written.
@@ -61,8 +55,8 @@ def write_all(
     Args:
       images: as they are drawn.
       save: writes one; called in threads.
-      first: images of the first batch.
       begun: ``time.perf_counter()`` at the start.
+      compiling: see `Speed`.
       done: told of every image that is written.
 
     Raises:
@@ -70,14 +64,12 @@ def write_all(
     """
     threads = min(MOST_THREADS, 2 * (os.cpu_count() or 1))
     waiting: deque[Future[None]] = deque()
-    count, first_seconds = 0, 0.0
+    count = 0
 
     def finish() -> None:
-        nonlocal count, first_seconds
+        nonlocal count
         waiting.popleft().result()
         count += 1
-        if count == first:
-            first_seconds = time.perf_counter() - begun
         done(1)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="write") as pool:
@@ -87,4 +79,4 @@ def write_all(
                 finish()
         while waiting:
             finish()
-    return Speed(count, time.perf_counter() - begun, min(first, count), first_seconds)
+    return Speed(count, time.perf_counter() - begun, compiling)

@@ -211,7 +211,9 @@ class System(abc.ABC):
         makes what column y holds: ``translate`` applies it and ``evaluate`` judges it against column y. ``predict``
         takes ``image`` and answers with probabilities (b, classes), in the order of ``config.data.classes``. Any other,
         and an ``x2y`` whose data have no such columns or that takes more than ``image``, is not judged by itself:
-        ``evaluate`` runs the system's own `evaluators` then. The first sampler is the one that commands take.
+        ``evaluate`` runs the system's own `evaluators` then. ``sample`` draws images out of noise, by their ``number``
+        or their code ``z``: an image never depends on those that are drawn with it. The first sampler is the one that
+        commands take.
         """
         return {}
 

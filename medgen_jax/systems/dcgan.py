@@ -7,37 +7,27 @@ PyTorch's own is the default here; ``config.model.init=normal`` is the paper's.
 
 # No postponed annotations: config_flags reads the types of the configuration's fields.
 from dataclasses import dataclass, field
-from typing import Optional
 
-from medgen_jax.core.config import DataConfig, TrainConfig, require
+from medgen_jax.core.config import require
 from medgen_jax.core.precision import compute_dtype
 from medgen_jax.nn.dcgan import DCGANDiscriminator, DCGANGenerator, valid_size
 from medgen_jax.systems import latent_gan, options
-from medgen_jax.systems.latent_gan import Init, LatentGan
-from medgen_jax.systems.options import OptimConfig
+from medgen_jax.systems.latent_gan import LatentGan
 
 
 @dataclass(slots=True)
-class ModelConfig:
+class ModelConfig(latent_gan.ModelConfig):
     """Generator and discriminator."""
 
-    channels: int = 3
-    latent: int = 100  # numbers in a code
     ngf: int = 64  # width of the generator's last hidden layer; it doubles inwards, up to 8 times
     ndf: int = 64  # width of the discriminator's first layer; it doubles inwards, up to 8 times
-    init: Init = Init.UNIFORM
 
 
 @dataclass(slots=True)
-class Config:
+class Config(latent_gan.Config):
     """Everything about a DCGAN run."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    optim: OptimConfig = field(default_factory=latent_gan.constant_rate)
-    num_train: Optional[int] = None  # written by the engine
-    steps_per_epoch: Optional[int] = None  # written by the engine
 
 
 def build(config: Config) -> LatentGan:

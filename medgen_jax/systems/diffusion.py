@@ -35,7 +35,7 @@ from medgen_jax.diffusion.samplers import Model, ddim_sample
 from medgen_jax.metrics import mean_values
 from medgen_jax.nn.diffusion_unet import DiffusionUNet
 from medgen_jax.ops.scale import to_unit
-from medgen_jax.systems import diffusion_options, step_sampler, updates
+from medgen_jax.systems import diffusion_options, numbered, step_sampler, updates
 from medgen_jax.systems.base import Batch, Evaluator, Metrics, Preview, Sampler, System, TrainState, new_state
 from medgen_jax.systems.diffusion_options import (
     AdamConfig,
@@ -182,7 +182,7 @@ class Diffusion(System):
             order = class_balanced(LABEL)
         elif self.balance == "label_view":
             order = balanced(LABEL, VIEW, view=tuple(range(dict(self.conditions)[VIEW])))
-        return {"records": Stream(fields, self.batch_size, order)}
+        return {"records": Stream(fields, self.batch_size, order, unbalanced="config.balance=none")}
 
     @property
     def schedule(self) -> schedules.Schedule:
@@ -279,21 +279,19 @@ class Diffusion(System):
         return self.network.apply(variables, x, t, condition)
 
     def _sample(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
-        """Conditions (b,) and ``scale`` (b,) of classifier-free guidance -> (b, size, size, channels) in [-1, 1].
+        """``number`` (b,): which of the key's images -> (b, size, size, channels) in [-1, 1].
 
-        0 is plainly conditional. A number that is no class stands for an unknown one. Of guidance the class alone is
-        part: a view stays what it is said to be. A network that has met no unknown class is not guided.
+        The noise of each comes from ``fold_in(key, number)``: image 7 of a key is the same in every batch. Conditions
+        are (b,); one that is no class, or view, stands for an unknown one. ``scale`` (b,) is that of classifier-free
+        guidance, 0 plainly conditional; the class alone is part of it, a view stays what it is said to be. A network
+        that has met no unknown class is not guided.
         """
         steps, clip = self.walk
         condition = {name: inputs[name] for name, _ in self.conditions}
-        count = inputs[LABEL].shape[0]
-        # A key per image: what one becomes does not depend on how many are drawn with it.
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
-        shape = (self.size, self.size, self.channels)
-        x = jax.vmap(lambda own: jax.random.normal(own, shape))(keys)
+        x = numbered.codes(key, inputs["number"], (self.size, self.size, self.channels))
         denoise = functools.partial(self.denoise, variables)
         if self.drop:
-            null = {**condition, LABEL: jnp.full((count,), self.network.null[LABEL], jnp.int32)}
+            null = {**condition, LABEL: jnp.full_like(condition[LABEL], self.network.null[LABEL])}
             denoise = classifier_free_denoise(denoise, null, inputs["scale"])
         grid = schedules.respace(self.schedule, schedules.uniform_timesteps(len(self.schedule), steps))
         walk = ddim_sample(Model(denoise, grid, self.kind, clip), x, condition)
@@ -301,22 +299,24 @@ class Diffusion(System):
 
     @property
     def samplers(self) -> dict[str, Sampler]:
-        """``sample``: the numbers of the conditions and, where the class may be unknown, ``scale``."""
+        """``sample``: images by their number and conditions and, where the class may be unknown, ``scale``."""
         return {"sample": self._sample}
 
     @property
     def sampler_inputs(self) -> dict[str, dict[str, Field]]:
-        """A number per condition; of a network that has met unknown ones, -1 is unknown and ``scale`` guides."""
-        told = {name: Field((), "int32", unknown=self.drop > 0) for name, _ in self.conditions}
-        return {"sample": told | ({"scale": Field((), "float32")} if self.drop else {})}
+        """``number`` of the image, and one per condition: -1 where unknown ones were met, which ``scale`` is about."""
+        taken = {"number": Field((), "int32")}
+        taken |= {name: Field((), "int32", unknown=self.drop > 0) for name, _ in self.conditions}
+        return {"sample": taken | ({"scale": Field((), "float32")} if self.drop else {})}
 
     @property
     def preview(self) -> Preview:
-        """Images of the classes of the first records, beside these records."""
+        """The first images of a fixed key, of the classes of the first records, beside these records."""
 
         def inputs(record: Mapping[str, jax.Array], key: jax.Array) -> Mapping[str, jax.Array]:
-            asked = {name: record[name] for name, _ in self.conditions}
-            return {**asked, **({"scale": jnp.zeros(record[LABEL].shape, jnp.float32)} if self.drop else {})}
+            count = record[LABEL].shape[0]
+            asked = {"number": jnp.arange(count, dtype=jnp.int32)} | {n: record[n] for n, _ in self.conditions}
+            return asked | ({"scale": jnp.zeros((count,))} if self.drop else {})
 
         return Preview("sample", "records", inputs, (("image", "real"),))
 

@@ -6,36 +6,26 @@ updates and optimisers those of its DCGAN.
 
 # No postponed annotations: config_flags reads the types of the configuration's fields.
 from dataclasses import dataclass, field
-from typing import Optional
 
-from medgen_jax.core.config import DataConfig, TrainConfig, require
+from medgen_jax.core.config import require
 from medgen_jax.core.precision import compute_dtype
 from medgen_jax.nn.mlp_gan import WIDTHS, MLPDiscriminator, MLPGenerator
 from medgen_jax.systems import latent_gan
-from medgen_jax.systems.latent_gan import Init, LatentGan
-from medgen_jax.systems.options import OptimConfig
+from medgen_jax.systems.latent_gan import LatentGan
 
 
 @dataclass(slots=True)
-class ModelConfig:
+class ModelConfig(latent_gan.ModelConfig):
     """Generator and discriminator."""
 
-    channels: int = 3
-    latent: int = 100  # numbers in a code
     widths: tuple[int, ...] = WIDTHS  # of the generator's hidden layers; the discriminator has them backwards
-    init: Init = Init.UNIFORM
 
 
 @dataclass(slots=True)
-class Config:
+class Config(latent_gan.Config):
     """Everything about a GAN run."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    optim: OptimConfig = field(default_factory=latent_gan.constant_rate)
-    num_train: Optional[int] = None  # written by the engine
-    steps_per_epoch: Optional[int] = None  # written by the engine
 
 
 def build(config: Config) -> LatentGan:

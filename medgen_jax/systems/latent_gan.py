@@ -7,8 +7,8 @@ The losses of Goodfellow et al. 2014 with the generator's non-saturating one (se
 # No postponed annotations: config_flags reads the types of the configuration's fields.
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Optional
 
 import flax.linen as nn
 import jax
@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import optax
 
 from medgen_jax.core import rng
-from medgen_jax.core.config import require, validate_shared, validate_types
+from medgen_jax.core.config import DataConfig, TrainConfig, require, validate_shared, validate_types
 from medgen_jax.core.schedules import Schedule
 from medgen_jax.core.streams import Field, Stream
 from medgen_jax.losses.adversarial import gan_loss, generator_loss
 from medgen_jax.ops.scale import to_unit
-from medgen_jax.systems import options, updates
+from medgen_jax.systems import numbered, options, updates
 from medgen_jax.systems.base import Batch, Metrics, Preview, Sampler, System, TrainState, new_state
 from medgen_jax.systems.options import OptimConfig
 
@@ -37,13 +37,34 @@ class Init(enum.Enum):
     NORMAL = "normal"  # N(0, 0.02): that of the DCGAN paper
 
 
+@dataclass(slots=True)
+class ModelConfig:
+    """What both have of generator and discriminator."""
+
+    channels: int = 3
+    latent: int = 100  # numbers in a code
+    init: Init = Init.UNIFORM
+
+
 def constant_rate() -> OptimConfig:
     """Adam as both baselines have it: a rate of 2e-4 that never falls."""
     return OptimConfig(decay_fraction=0.0)
 
 
-def validate(config: Any) -> None:
-    """Check what both configurations share; theirs have ``model.channels``, ``model.latent`` and ``optim``.
+@dataclass(slots=True)
+class Config:
+    """Everything about a run of either; each has a ``model`` of its own."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=constant_rate)
+    num_train: Optional[int] = None  # written by the engine
+    steps_per_epoch: Optional[int] = None  # written by the engine
+
+
+def validate(config: Config) -> None:
+    """Check what both configurations share.
 
     Raises:
       UserError: naming the field.
@@ -86,7 +107,7 @@ class LatentGan(System):
     ema_decay: float
 
     @staticmethod
-    def of(config: Any, generator: nn.Module, discriminator: nn.Module) -> "LatentGan":
+    def of(config: Config, generator: nn.Module, discriminator: nn.Module) -> "LatentGan":
         """The system of a checked configuration and its two networks."""
         return LatentGan(
             generator=generator,
@@ -196,13 +217,10 @@ class LatentGan(System):
     def _sample(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
         """``number`` (b,): which of the key's images -> (b, size, size, channels) in [-1, 1].
 
-        The codes are N(0, 1), each drawn from ``fold_in(key, number)``: image 7 of a key is the same in every batch.
+        Its code is that of `medgen_jax.systems.numbered`: the same in every batch.
         """
-
-        def code(number: jax.Array) -> jax.Array:
-            return jax.random.normal(jax.random.fold_in(key, number), (self.latent,))
-
-        return self._latent(variables, {"z": jax.vmap(code)(inputs["number"])}, key)
+        z = numbered.codes(key, inputs["number"], (self.latent,))
+        return self._latent(variables, {"z": z}, key)
 
     @property
     def samplers(self) -> dict[str, Sampler]:

@@ -123,7 +123,8 @@ class NoisyClasses(System):
         """``records``: an image and its class."""
         image = Field((self.size, self.size, self.channels), self.wire, "config.network.channels")
         order = class_balanced("label") if self.balance == "label" else shuffled
-        return {"records": Stream((("image", image), ("label", Field((), "int32"))), self.batch_size, order)}
+        fields = (("image", image), ("label", Field((), "int32")))
+        return {"records": Stream(fields, self.batch_size, order, unbalanced="config.balance=none")}
 
     @property
     def schedule(self) -> schedules.Schedule:

@@ -24,11 +24,11 @@ from medgen_jax.core import grad, rng, trees
 from medgen_jax.core.config import DataConfig, TrainConfig
 from medgen_jax.core.precision import compute_dtype
 from medgen_jax.core.streams import LABEL, Field, Stream, class_balanced, pairs_of_class
-from medgen_jax.losses.adversarial import gan_loss, generator_loss
-from medgen_jax.losses.stargan_v2 import cycle, diversity, diversity_weight, r1, style_reconstruction
+from medgen_jax.losses.adversarial import gan_loss, generator_loss, r1_penalty
+from medgen_jax.losses.stargan_v2 import cycle, diversity, diversity_weight, style_reconstruction
 from medgen_jax.nn.stargan_v2 import Discriminator, Generator, MappingNetwork, StyleEncoder
 from medgen_jax.ops.scale import to_unit
-from medgen_jax.systems import stargan_v2_options, updates
+from medgen_jax.systems import numbered, stargan_v2_options, updates
 from medgen_jax.systems.base import Batch, Metrics, Preview, Sampler, System, TrainState, new_state
 from medgen_jax.systems.stargan_v2_options import LossConfig, ModelConfig, OptimConfig
 
@@ -221,7 +221,7 @@ class StarGANv2(System):
 
         def loss(params: PyTree, part: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
             fake = self._run(GENERATOR, state.params, part["image"], self._style(state.params, part, origin, 0))
-            penalty, on_real = r1(lambda x: self._run(JUDGE, params, x, part["label"]), part["image"])
+            penalty, on_real = r1_penalty(lambda x: self._run(JUDGE, params, x, part["label"]), part["image"])
             on_fake = self._run(JUDGE, params, fake, part["target"])
             terms = {"real": gan_loss(on_real, True), "fake": gan_loss(on_fake, False), "r1": penalty}
             return terms["real"] + terms["fake"] + self.reg_weight * penalty, terms
@@ -275,13 +275,10 @@ class StarGANv2(System):
     def _latent(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
         """``image`` into a style of the domain ``label``, (b,): the one with ``number``, (b,), of those of the key.
 
-        Codes are N(0, 1), each drawn from ``fold_in(key, number)``: equal numbers are equal styles in every batch.
+        Codes are those of `medgen_jax.systems.numbered`: equal numbers are equal styles in every batch.
         """
-
-        def code(number: jax.Array) -> jax.Array:
-            return jax.random.normal(jax.random.fold_in(key, number), (self.latent,))
-
-        style = self._run(MAPPING, variables, jax.vmap(code)(inputs["number"]), inputs[LABEL])
+        z = numbered.codes(key, inputs["number"], (self.latent,))
+        style = self._run(MAPPING, variables, z, inputs[LABEL])
         return self._translated(variables, inputs["image"], style)
 
     def _reference(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:

@@ -76,7 +76,8 @@ def validate(config: Any) -> None:
     rule = "must be 0, for no high-pass skips, or a positive number"
     require(0 <= model.w_hpf < math.inf, "model.w_hpf", model.w_hpf, rule)
     for name in ("lambda_reg", "lambda_sty", "lambda_ds", "lambda_cyc"):
-        require(0 <= getattr(loss, name) < math.inf, f"loss.{name}", getattr(loss, name), "must not be negative")
+        rule = "must not be negative, nor infinite"
+        require(0 <= getattr(loss, name) < math.inf, f"loss.{name}", getattr(loss, name), rule)
     require(loss.ds_iter >= 1, "loss.ds_iter", loss.ds_iter, "must be at least 1")
     for name in ("lr", "mapping_lr"):
         require(0 < getattr(optim, name) < math.inf, f"optim.{name}", getattr(optim, name), "must be positive")

@@ -24,13 +24,14 @@ from medgen_jax.core import grad, rng, trees
 from medgen_jax.core.config import DataConfig, TrainConfig, expected_steps, validate_shared, validate_types
 from medgen_jax.core.precision import compute_dtype
 from medgen_jax.core.streams import LABEL, Field, Stream, class_balanced, shuffled
-from medgen_jax.losses.adversarial import gan_loss
-from medgen_jax.losses.stargan_v2 import diversity_weight
-from medgen_jax.losses.stylegan2 import diversity, generator_loss, path_lengths, path_penalty, r1_penalty
-from medgen_jax.nn.stylegan2 import Discriminator, Generator, mix_styles, spread, truncate
+from medgen_jax.losses.adversarial import gan_loss, generator_loss, r1_penalty
+from medgen_jax.losses.stargan_v2 import diversity, diversity_weight
+from medgen_jax.losses.stylegan2 import path_lengths, path_penalty
+from medgen_jax.nn.stylegan2 import Discriminator
 from medgen_jax.ops.scale import to_unit
 from medgen_jax.systems import ada, stylegan2_options, updates
 from medgen_jax.systems.base import Batch, Metrics, Preview, Sampler, Step, System, TrainState, new_state
+from medgen_jax.systems.stylegan2_images import ImageMaker
 from medgen_jax.systems.stylegan2_options import (
     AdaConfig,
     AdamConfig,
@@ -80,7 +81,7 @@ def build(config: Config) -> "StyleGAN2":
     path = stylegan2_options.lazy(loss.path, loss.path_every)
     r1 = stylegan2_options.lazy(loss.r1, loss.r1_every)
     return StyleGAN2(
-        generator=generator,
+        maker=ImageMaker(generator, loss.mixing),
         discriminator=discriminator,
         adam_g=stylegan2_options.adam(config.optim, path),
         adam_d=stylegan2_options.adam(config.optim, r1),
@@ -88,7 +89,6 @@ def build(config: Config) -> "StyleGAN2":
         path=path,
         path_shrink=loss.path_shrink,
         r1=r1,
-        mixing=loss.mixing,
         ds=(loss.ds, loss.ds_steps or expected_steps(config)),
         inter_domain=loss.ds_scope is DiversityScope.INTER_DOMAIN,
         ema=(1000 * config.ema.kimg, config.ema.ramp),
@@ -104,12 +104,12 @@ class StyleGAN2(System):
     """Networks ``g`` (code and class -> image) and ``d`` (image and class -> logit).
 
     Attributes:
-      generator, discriminator: the networks; both know the classes.
+      maker: the generator, and how it makes images.
+      discriminator: the other network; both know the classes.
       adam_g, adam_d: what scales the gradients of each, and its rate.
       accumulate: slices of a batch, one after another.
       path: the regulariser of the generator, on one of ``path_shrink`` records.
       r1: that of the discriminator.
-      mixing: chance that a batch mixes styles.
       ds: first weight of the diversity term, and the steps in which it falls to 0.
       inter_domain: whether it compares classes, not codes.
       ema: images in which the averaged generator forgets half, 0 for none; and its limit as a share of those seen.
@@ -117,10 +117,9 @@ class StyleGAN2(System):
       balanced: every class equally often.
       wire: dtype of the records.
       batch_size: of real and of made images.
-      noise: what feeds the noise inputs in training; see `medgen_jax.nn.stylegan2_blocks.StyledConv`.
     """
 
-    generator: Generator
+    maker: ImageMaker
     discriminator: Discriminator
     adam_g: tuple[optax.GradientTransformation, float]
     adam_d: tuple[optax.GradientTransformation, float]
@@ -128,7 +127,6 @@ class StyleGAN2(System):
     path: Lazy
     path_shrink: int
     r1: Lazy
-    mixing: float
     ds: tuple[float, int]
     inter_domain: bool
     ema: tuple[float, float]
@@ -136,26 +134,25 @@ class StyleGAN2(System):
     balanced: bool
     wire: str
     batch_size: int
-    noise: str = "random"
 
     # -- what it eats ----------------------------------------------------------------------------
 
     @property
     def streams(self) -> dict[str, Stream]:
         """``records``: images and their classes."""
-        size, channels = self.generator.size, self.generator.channels
-        image = Field((size, size, channels), self.wire, "config.model.channels")
+        image = Field(self.maker.shape, self.wire, "config.model.channels")
         fields = (("image", image), (LABEL, Field((), "int32")))
-        return {RECORDS: Stream(fields, self.batch_size, class_balanced(LABEL) if self.balanced else shuffled)}
+        order = class_balanced(LABEL) if self.balanced else shuffled
+        return {RECORDS: Stream(fields, self.batch_size, order, unbalanced="config.class_balanced=False")}
 
     # -- state -----------------------------------------------------------------------------------
 
     def init(self, key: jax.Array) -> TrainState:
         """Fresh networks; no path length and no augmentation so far."""
         keys = rng.named(key, "g", "d", "state")
-        labels = jnp.zeros((1,), jnp.int32)
-        g = self.generator.init(keys["g"], jnp.zeros((1, self.generator.z_dim)), labels)
-        image = jnp.zeros((1, *dict(self.streams[RECORDS].fields)["image"].shape))
+        generator, labels = self.maker.generator, jnp.zeros((1,), jnp.int32)
+        g = generator.init(keys["g"], jnp.zeros((1, generator.z_dim)), labels)
+        image = jnp.zeros((1, *self.maker.shape))
         params = {"g": g["params"], "d": self.discriminator.init(keys["d"], image, labels)["params"]}
         return new_state(
             keys["state"],
@@ -166,44 +163,7 @@ class StyleGAN2(System):
             extra={"path_mean": jnp.zeros(()), "ada": ada.initial(self.ada)},
         )
 
-    # -- network passes --------------------------------------------------------------------------
-
-    def codes(self, key: jax.Array, labels: jax.Array) -> PyTree:
-        """What images of these classes (b,) are made of: codes, others to mix styles with, and the classes."""
-        keys = rng.named(key, "z", "mixed")
-        shape = (labels.shape[0], self.generator.z_dim)
-        return {LABEL: labels, **{name: jax.random.normal(k, shape) for name, k in keys.items()}}
-
-    def crossover(self, key: jax.Array) -> jax.Array:
-        """First layer of a batch that takes its style from the other codes; beyond the last one where none does."""
-        keys = rng.named(key, "mixes", "where")
-        layers = self.generator.styles
-        where = jax.random.randint(keys["where"], (), 1, layers)
-        return jnp.where(jax.random.uniform(keys["mixes"]) < self.mixing, where, layers)
-
-    def _styles(self, params: PyTree, mutable: PyTree, codes: PyTree, crossover: jax.Array) -> tuple[PyTree, PyTree]:
-        """Styles (b, layers, w_dim) of codes, mixed; and the new average of w."""
-        variables = {"params": params, **mutable}
-
-        def mapped(name: str, **options: Any) -> Any:
-            return self.generator.apply(variables, codes[name], codes[LABEL], method="latents", **options)
-
-        w, new = mapped("z", mutable=["averages"])
-        ws = spread(w, self.generator.styles)
-        if self.mixing:
-            ws = mix_styles(ws, spread(mapped("mixed"), self.generator.styles), crossover)
-        return ws, new["averages"]
-
-    def _synthesise(self, params: PyTree, mutable: PyTree, ws: jax.Array, key: jax.Array) -> jax.Array:
-        variables = {"params": params, **mutable}
-        return self.generator.apply(variables, ws, self.noise, method="synthesise", rngs={"noise": key})
-
-    def _make(
-        self, params: PyTree, mutable: PyTree, codes: PyTree, crossover: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
-        """Images of codes, and the new average of w."""
-        ws, averages = self._styles(params, mutable, codes, crossover)
-        return self._synthesise(params, mutable, ws, key), averages
+    # -- updates ---------------------------------------------------------------------------------
 
     def _judge(
         self, state: TrainState, params: PyTree, images: jax.Array, labels: jax.Array, key: jax.Array
@@ -213,33 +173,31 @@ class StyleGAN2(System):
             images = ada.augment(key, state.extra["ada"]["p"], images, self.ada.pipe)
         return self.discriminator.apply({"params": params}, images, labels)
 
-    # -- updates ---------------------------------------------------------------------------------
-
     def others(self, key: jax.Array, codes: PyTree) -> PyTree:
         """What the diversity term compares images with: other codes of the same classes, or other classes."""
         if not self.inter_domain:
-            return self.codes(key, codes[LABEL])
-        classes = self.generator.classes
+            return self.maker.codes(key, codes[LABEL])
+        classes = self.maker.generator.classes
         away = jax.random.randint(key, codes[LABEL].shape, 1, max(classes, 2))
         return {**codes, LABEL: (codes[LABEL] + away) % classes}
 
     def _update_generator(self, state: TrainState, labels: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
         """Images that the discriminator takes for real, and that differ from others."""
         keys = rng.named(key, "codes", "others", "crossover", "loss")
-        mutable, crossover = state.mutable["g"], self.crossover(keys["crossover"])
-        codes = self.codes(keys["codes"], labels)
+        mutable, crossover = state.mutable["g"], self.maker.crossover(keys["crossover"])
+        codes = self.maker.codes(keys["codes"], labels)
         weight = diversity_weight(state.step, *self.ds)
 
         def loss(params: PyTree, part: PyTree, key: jax.Array) -> tuple[jax.Array, PyTree]:
             own = rng.named(key, "noise", "other noise", "augmentation")
-            images, averages = self._make(params, mutable, part["codes"], crossover, own["noise"])
+            images, averages = self.maker.make(params, mutable, part["codes"], crossover, own["noise"])
             logits = self._judge(state, state.params["d"], images, part["codes"][LABEL], own["augmentation"])
             terms = {"g_gan": generator_loss(logits)}
             if not self.ds[0]:
                 return terms["g_gan"], (averages, terms)
             # Between classes nothing but the class shall differ.
             noise = own["noise" if self.inter_domain else "other noise"]
-            others, _ = self._make(lax.stop_gradient(params), mutable, part["others"], crossover, noise)
+            others, _ = self.maker.make(lax.stop_gradient(params), mutable, part["others"], crossover, noise)
             terms["diversity"] = diversity(images, others)
             return terms["g_gan"] - weight * terms["diversity"], (averages, terms)
 
@@ -251,14 +209,14 @@ class StyleGAN2(System):
     def _update_path(self, state: TrainState, labels: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
         """Steps in the space of styles that move every image as far."""
         keys = rng.named(key, "codes", "crossover", "loss")
-        mutable, crossover = state.mutable["g"], self.crossover(keys["crossover"])
+        mutable, crossover = state.mutable["g"], self.maker.crossover(keys["crossover"])
 
         def loss(params: PyTree, part: PyTree, key: jax.Array) -> tuple[jax.Array, PyTree]:
             own = rng.named(key, "noise", "probes")
-            ws, _ = self._styles(params, mutable, part, crossover)
+            ws, _ = self.maker.styles(params, mutable, part, crossover)
 
             def synthesise(ws: jax.Array) -> jax.Array:
-                return self._synthesise(params, mutable, ws, own["noise"])
+                return self.maker.synthesise(params, mutable, ws, own["noise"])
 
             probes = self.probes(own["probes"], ws.shape[0])
             lengths = path_lengths(synthesise, ws, probes)
@@ -266,7 +224,7 @@ class StyleGAN2(System):
             return self.path.gain * penalty, {"path_penalty": penalty, "path_length": jnp.mean(lengths), "mean": mean}
 
         # Every so many records, not the first ones: under data sharding every device keeps some of its own.
-        codes = self.codes(keys["codes"], labels[:: self.path_shrink])
+        codes = self.maker.codes(keys["codes"], labels[:: self.path_shrink])
         (_, terms), grads = grad.accumulate(loss, state.params["g"], codes, keys["loss"], self.accumulate)
         mean = terms.pop("mean")
         new = updates.descend(state, {"g": grads}, *self.adam_g)
@@ -274,25 +232,25 @@ class StyleGAN2(System):
 
     def probes(self, key: jax.Array, count: int) -> jax.Array:
         """Standard normal images that path lengths are measured along."""
-        return jax.random.normal(key, (count, *dict(self.streams[RECORDS].fields)["image"].shape))
+        return jax.random.normal(key, (count, *self.maker.shape))
 
     def _update_discriminator(
         self, state: TrainState, real: jax.Array, labels: jax.Array, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         """Real images are told from made ones of the same classes."""
         keys = rng.named(key, "codes", "crossover", "loss")
-        crossover = self.crossover(keys["crossover"])
+        crossover = self.maker.crossover(keys["crossover"])
 
         def loss(params: PyTree, part: PyTree, key: jax.Array) -> tuple[jax.Array, Metrics]:
             own = rng.named(key, "noise", "fake", "real")
-            fake, _ = self._make(state.params["g"], state.mutable["g"], part["codes"], crossover, own["noise"])
+            fake, _ = self.maker.make(state.params["g"], state.mutable["g"], part["codes"], crossover, own["noise"])
             label = part["codes"][LABEL]
             on_fake = self._judge(state, params, fake, label, own["fake"])
             on_real = self._judge(state, params, part["real"], label, own["real"])
             terms = {"d_real": gan_loss(on_real, True), "d_fake": gan_loss(on_fake, False)}
             return terms["d_real"] + terms["d_fake"], {**terms, "real_sign": jnp.mean(jnp.sign(on_real))}
 
-        parts = {"codes": self.codes(keys["codes"], labels), "real": real}
+        parts = {"codes": self.maker.codes(keys["codes"], labels), "real": real}
         (_, terms), grads = grad.accumulate(loss, state.params["d"], parts, keys["loss"], self.accumulate)
         return updates.descend(state, {"d": grads}, *self.adam_d), terms
 
@@ -305,7 +263,7 @@ class StyleGAN2(System):
             def score(images: jax.Array) -> jax.Array:
                 return self._judge(state, params, images, part[LABEL], key)
 
-            penalty = r1_penalty(score, part["real"])
+            penalty, _ = r1_penalty(score, part["real"])
             return self.r1.gain * penalty, {"r1": penalty}
 
         parts = {LABEL: labels, "real": real}
@@ -367,40 +325,15 @@ class StyleGAN2(System):
         """Averaged (else raw) generator parameters, its constant noise and the average of w."""
         return {"params": (state.ema if self.ema[0] else state.params)["g"], **state.mutable["g"]}
 
-    def _latent(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
-        """``z`` (b, z_dim), ``label`` (b,) and ``truncation`` (b,) -> (b, size, size, channels) in [-1, 1].
-
-        Truncation pulls w towards its average over all classes: 1 leaves it, 0 makes one mean image of all codes and
-        classes. The noise inputs are constant.
-        """
-        w = self.generator.apply(variables, inputs["z"], inputs[LABEL], method="latents")
-        ws = spread(w, self.generator.styles)
-        ws = truncate(ws, variables["averages"]["mapping"]["w"], inputs["truncation"][:, None, None])
-        return jnp.clip(self.generator.apply(variables, ws, "const", method="synthesise"), -1, 1)
-
-    def _sample(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
-        """``number`` (b,): which of the key's images; ``label`` and ``truncation`` as in `_latent`.
-
-        The codes are N(0, 1), each drawn from ``fold_in(key, number)``: image 7 of a key is the same in every batch,
-        and of one code for all classes.
-        """
-
-        def code(number: jax.Array) -> jax.Array:
-            return jax.random.normal(jax.random.fold_in(key, number), (self.generator.z_dim,))
-
-        return self._latent(variables, {**inputs, "z": jax.vmap(code)(inputs["number"])}, key)
-
     @property
     def samplers(self) -> dict[str, Sampler]:
         """``sample``: images by number and class; ``latent``: of codes that are given, as for a walk between two."""
-        return {"sample": self._sample, "latent": self._latent}
+        return {"sample": self.maker.sample, "latent": self.maker.latent}
 
     @property
     def sampler_inputs(self) -> dict[str, dict[str, Field]]:
         """``number`` of an image among all that a key stands for, or its code; the class; and the truncation."""
-        told = {LABEL: Field((), "int32"), "truncation": Field((), "float32")}
-        z = Field((self.generator.z_dim,), "float32")
-        return {"sample": {"number": Field((), "int32"), **told}, "latent": {"z": z, **told}}
+        return self.maker.inputs
 
     @property
     def preview(self) -> Preview:

@@ -2,6 +2,7 @@
 
 # No postponed annotations: config_flags reads the types of the configuration's fields.
 import enum
+import math
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -154,19 +155,19 @@ def validate(config: Any) -> None:
     _validate_model(config.model, config.data.crop_size)
     loss, ada = config.loss, config.ada
     for name in ("r1", "path", "ds"):
-        require(getattr(loss, name) >= 0, f"loss.{name}", getattr(loss, name), "must not be negative")
+        _require_not_negative(getattr(loss, name), f"loss.{name}")
     _require_counts(loss, "loss", "r1_every", "path_every", "path_shrink")
     require(loss.ds_steps >= 0, "loss.ds_steps", loss.ds_steps, "must not be negative")
     require(0 <= loss.mixing <= 1, "loss.mixing", loss.mixing, "must lie in [0, 1]")
     inter = loss.ds > 0 and loss.ds_scope is DiversityScope.INTER_DOMAIN
     good = not inter or len(config.data.classes) != 1
     require(good, "loss.ds_scope", loss.ds_scope.value, f"needs two classes; the data have {config.data.classes}")
-    require(config.optim.lr > 0, "optim.lr", config.optim.lr, "must be positive")
+    require(0 < config.optim.lr < math.inf, "optim.lr", config.optim.lr, "must be positive, and finite")
     for name in ("beta1", "beta2"):
         value = getattr(config.optim, name)
         require(0 <= value < 1, f"optim.{name}", value, "must lie in [0, 1)")
     for name in ("kimg", "ramp"):
-        require(getattr(config.ema, name) >= 0, f"ema.{name}", getattr(config.ema, name), "must not be negative")
+        _require_not_negative(getattr(config.ema, name), f"ema.{name}")
     good = ada.target is None or -1 < ada.target < 1
     require(good, "ada.target", ada.target, "must lie between -1 and 1, or be None")
     require(0 <= ada.p <= 1, "ada.p", ada.p, "must lie in [0, 1]")
@@ -182,6 +183,11 @@ def _validate_model(model: ModelConfig, size: int) -> None:
     rule = f"must be at least data.crop_size = {size}, or the last level has no channel"
     require(model.channel_base >= size, "model.channel_base", model.channel_base, rule)
     require(model.minibatch_group >= 0, "model.minibatch_group", model.minibatch_group, "must not be negative")
+
+
+def _require_not_negative(value: float, name: str) -> None:
+    """Weights and spans; an infinite one would be found out only by its first step."""
+    require(0 <= value < math.inf, name, value, "must not be negative, nor infinite")
 
 
 def _require_counts(part: Any, prefix: str, *names: str) -> None:

@@ -44,6 +44,14 @@ _READING = (
     "blue where it is darker; grey where nothing changed. Absolute residuals go from black to pale yellow. All "
     "pictures share one scale, in shares of the full range. Green outlines are boxes that the data have."
 )
+_GAP = (
+    "Widest gap: how much guidance would change the predicted clean image at most, on the way to noise, in squared "
+    "units of images that span [-1, 1]; the wider, the stronger is guidance whose scale is chosen for each image."
+)
+_DEVIATION = (
+    "Deviation: standard deviation of the residual over the depths, on the scale of the absolute residual. Where it is "
+    "as large as the residual, what is shown hangs on the depth."
+)
 _EXTRA_STYLE = """
 .case { margin: 0 0 26px; break-inside: avoid; }
 .case h3 { font-size: 15px; color: var(--ink); }
@@ -170,6 +178,7 @@ class Page:
         self._settings, self._limit, self._notes = settings, limit, tuple(notes)
         self._rows: list[_Row] = []
         self._cases: list[Markup] = []
+        self._deviates = False
 
     def add(self, title: str, entry: Scored, result: Result, deviation: np.ndarray | None, files: Path) -> None:
         """Take up an image, those with the largest round-trip error first, and write its pictures.
@@ -185,6 +194,7 @@ class Page:
         """
         made = pictures(result, entry, self._limit, bool(self._settings.get("subtract_control")))
         if deviation is not None:
+            self._deviates = True
             made["deviation"] = absolute(shares(deviation), self._limit)
         for name, picture in made.items():
             if name not in ("input", "control residual"):
@@ -201,7 +211,7 @@ class Page:
             element("header", element("p", "Counterfactuals", cls="kind"), element("h1", title)),
             element("dl", facts, cls="facts"),
             element("section", element("h2", "Before you read a residual"), element("p", WARNING), cls="notice"),
-            *(element("p", note, cls="note") for note in (*self._notes, _READING)),
+            *(element("p", note, cls="note") for note in (*self._notes, _READING, *self._explained())),
             self._bar(),
             self._shown(),
             _table(self._rows),
@@ -232,6 +242,11 @@ class Page:
             raise UserError(f"{path}: cannot be written ({error.strerror}); check the disk and the path") from error
         return path
 
+    def _explained(self) -> list[str]:
+        """Of numbers and pictures that only some pages have."""
+        gaps = any("forward_gap" in row.entry.numbers for row in self._rows)
+        return [_GAP] * gaps + [_DEVIATION] * self._deviates
+
     def _bar(self) -> Markup:
         ramp = np.broadcast_to(np.linspace(-self._limit, self._limit, 256), (8, 256))
         ends = (f"-{self._limit:g}", f"+{self._limit:g}")
@@ -249,7 +264,8 @@ class Page:
 _FACTS = {
     "run": "Run", "checkpoint": "Checkpoint", "system": "System", "method": "Method", "steps": "Steps of a walk",
     "depth": "Depth", "ensemble": "Depths", "source": "Encoded as", "target": "Decoded as", "scale": "Guidance scale",
-    "interval": "Guided interval", "classifier": "Classifier", "classifier_scale": "Classifier scale",
+    "scale_range": "Scales from, to", "reference": "Scales set by split", "interval": "Guided interval",
+    "classifier": "Classifier", "classifier_scale": "Classifier scale",
     "clip": "Predicted images limited", "subtract_control": "Control subtracted", "size": "Pixels",
 }  # fmt: skip
 
@@ -285,6 +301,7 @@ def _words(entry: Scored) -> list[str]:
     to = [str(place.get("label") or "unknown") for place in (entry.source, entry.target)]
     said.append(f"encoded as {to[0]}, decoded as {to[1]}")
     said += [f"depth {entry.depth}"] if entry.depth is not None else []
+    said += [f"scale {entry.scale:.3g}"] if entry.scale is not None else []
     pair = [numbers.get(f"mean_absolute_{name}") for name in ("residual", "control")]
     if None not in pair:
         said.append(f"mean absolute residual {_number(pair[0])}, control {_number(pair[1])}")
@@ -302,6 +319,7 @@ _COLUMNS = {
     "round_trip_rms": "Round trip, RMS",
     "round_trip_max": "Round trip, largest",
     "fixed_point_stalled": "Steps not settled",
+    "forward_gap": "Widest gap",
     "probability_before": "Target before",
     "probability_after": "Target after",
 }
@@ -309,13 +327,13 @@ _COLUMNS = {
 
 def _table(rows: Sequence[_Row]) -> Markup:
     shown = {k: title for k, title in _COLUMNS.items() if any(k in row.entry.numbers for row in rows)}
-    deep = any(row.entry.depth is not None for row in rows)
-    titles = ("Image", "Class", "View", *(["Depth"] if deep else []), *shown.values())
+    chosen = [name for name in ("depth", "scale") if any(getattr(row.entry, name) is not None for row in rows)]
+    titles = ("Image", "Class", "View", *(name.capitalize() for name in chosen), *shown.values())
     head = element("thead", element("tr", [element("th", title, scope="col") for title in titles]))
     lines = []
     for title, entry in rows:
         texts = [entry.label or "\u2013", entry.view or "\u2013"]
-        texts += [str(entry.depth) if entry.depth is not None else "\u2013"] if deep else []
+        texts += [_number(getattr(entry, name)) for name in chosen]
         texts += [_number(entry.numbers.get(name)) for name in shown]
         lines.append(element("tr", element("th", title, scope="row"), [element("td", text) for text in texts]))
     said = (

@@ -229,13 +229,19 @@ def test_a_depth_for_each_image(diffusion_run, tmp_path):
     assert [e.depth for e in again.entries] == [e.depth for e in done.entries]
 
 
-def test_an_ensemble_has_a_deviation(diffusion_run, tmp_path):
-    done, _ = make(diffusion_run, tmp_path / "out", depth=None, ensemble=("10", "20"), given={"count": 2})
+def test_an_ensemble_has_a_deviation_and_scales_may_be_chosen_for_it(diffusion_run, tmp_path):
+    given = {"count": 2}
+    done, _ = make(diffusion_run, tmp_path / "out", depth=None, ensemble=("10", "20"), scale="auto", given=given)
     name = done.entries[0].name
     deviation = folders.read_deviation(done.path, name)
     assert deviation.shape == (16, 16, 1) and deviation.max() > 0 and done.entries[0].depth is None
     assert (done.path / f"pictures/{name}_deviation.png").is_file()
     assert not (done.path / latents.FOLDER).exists()
+    page = (done.path / "index.html").read_text()
+    assert "Deviation: standard deviation of the residual over the depths" in page and "10, 20" in page
+    for entry in done.entries:
+        share = entry.numbers["forward_gap"] / entry.numbers["forward_gap_reference"]
+        assert entry.scale == pytest.approx(3 * min(share, 1), rel=1e-5)
 
 
 def test_a_cycle_gan_plugs_in(cycle_run, tmp_path):

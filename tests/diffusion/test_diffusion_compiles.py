@@ -123,7 +123,10 @@ def test_the_sampler_of_the_system(compiled: Callable[[], int]) -> None:
     run = jax.jit(system.samplers["sample"])
 
     def call(seed: int, label: int, scale: float, weight: float) -> np.ndarray:
-        inputs = {"label": np.full(3, label, np.int32), "scale": np.full(3, scale, np.float32)}
+        inputs = {
+            "number": np.arange(3, dtype=np.int32), "label": np.full(3, label, np.int32),
+            "scale": np.full(3, scale, np.float32),
+        }  # fmt: skip
         return np.asarray(run({"params": np.float32(weight)}, inputs, jax.random.key(seed)))
 
     first = call(0, 0, 0.0, 0.0)

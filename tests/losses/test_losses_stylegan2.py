@@ -1,4 +1,4 @@
-"""StyleGAN2's losses on functions whose slopes are known by hand, and against float64 finite differences."""
+"""Path lengths of functions whose slopes are known by hand, and against float64 finite differences."""
 
 from __future__ import annotations
 
@@ -12,40 +12,13 @@ import pytest
 from medgen_jax.losses import stylegan2 as losses
 
 RNG = np.random.default_rng(0)
-IMAGES = RNG.standard_normal((3, 2, 4, 1)).astype(np.float32)
 STYLES = RNG.standard_normal((3, 2, 5)).astype(np.float32)
 PROBES = RNG.standard_normal((3, 2, 4, 1)).astype(np.float32)
 MIX = RNG.standard_normal((2, 5, 2, 4, 1)).astype(np.float32)
 
 
-def softplus(v: float) -> float:
-    return math.log1p(math.exp(v))
-
-
 def slope(f, at: float, step: float = 1e-5) -> float:
     return (f(at + step) - f(at - step)) / (2 * step)
-
-
-def test_logistic_losses() -> None:
-    real, fake = jnp.array([1.0, -2.0]), jnp.array([0.5, 3.0])
-    wanted = (softplus(-1) + softplus(2)) / 2 + (softplus(0.5) + softplus(3)) / 2
-    assert float(losses.discriminator_loss(real, fake)) == pytest.approx(wanted, rel=1e-6)
-    wanted = (softplus(-0.5) + softplus(-3)) / 2
-    assert float(losses.generator_loss(fake)) == pytest.approx(wanted, rel=1e-6)
-
-
-def test_r1_of_a_cubic_score() -> None:
-    """``score = sum a^2 x^3 / 3`` has the slope ``a^2 x^2``, so the penalty is ``mean_b 0.5 sum a^4 x^4``."""
-
-    def penalty(a: jax.Array) -> jax.Array:
-        return losses.r1_penalty(lambda x: jnp.sum(a**2 * x**3, axis=(1, 2, 3)) / 3, IMAGES)
-
-    def wanted(a: float) -> float:
-        return float(np.mean(0.5 * np.sum(a**4 * IMAGES.astype(np.float64) ** 4, axis=(1, 2, 3))))
-
-    value, gradient = jax.jit(jax.value_and_grad(penalty))(1.3)
-    assert float(value) == pytest.approx(wanted(1.3), rel=1e-5)
-    assert float(gradient) == pytest.approx(slope(wanted, 1.3), rel=1e-5)
 
 
 def synthesise(a: jax.Array, ws: jax.Array) -> jax.Array:
@@ -89,11 +62,3 @@ def test_lengths_of_zero_have_finite_gradients() -> None:
 def test_the_remembered_mean_carries_no_gradient() -> None:
     gradient = jax.grad(lambda lengths: losses.path_penalty(lengths, 1.0)[1])(jnp.array([1.0, 2.0]))
     np.testing.assert_array_equal(gradient, 0)
-
-
-def test_diversity_moves_the_first_images_only() -> None:
-    a, b = jnp.array([1.0, -2.0, 0.5, 0.0]).reshape(1, 2, 2, 1), jnp.array([0.0, 2.0, 0.5, 3.0]).reshape(1, 2, 2, 1)
-    assert float(losses.diversity(a, b)) == (1 + 4 + 0 + 3) / 4
-    first, second = jax.grad(losses.diversity, argnums=(0, 1))(a, b)
-    np.testing.assert_array_equal(first.ravel(), [0.25, -0.25, 0, -0.25])
-    np.testing.assert_array_equal(second, 0)

@@ -98,11 +98,3 @@ def test_head_orders(heads: int) -> None:
         for which, part in enumerate(blocks.split_heads(qkv, heads, order)):
             wanted = [[start(head, which) + i for i in range(4)] for head in range(heads)]
             np.testing.assert_array_equal(part[0, 0], wanted)
-
-
-def test_halving_and_doubling() -> None:
-    x = jnp.arange(8.0).reshape(1, 2, 4, 1)
-    np.testing.assert_array_equal(blocks.mean_pool(x)[0, :, :, 0], [[2.5, 4.5]])
-    big = blocks.nearest(x)
-    np.testing.assert_array_equal(big[0, 2:, :4, 0], [[4, 4, 5, 5], [4, 4, 5, 5]])
-    np.testing.assert_array_equal(blocks.mean_pool(big), x)

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from medgen_jax.interop import stargan_v2_layout as layout  # noqa: E402
 from medgen_jax.interop import torch_layout  # noqa: E402
-from medgen_jax.losses.stargan_v2 import r1  # noqa: E402
+from medgen_jax.losses.adversarial import r1_penalty  # noqa: E402
 from medgen_jax.nn.stargan_v2 import Discriminator, Generator, MappingNetwork, StyleEncoder  # noqa: E402
 from twins import stargan_v2 as twins  # noqa: E402
 from twins.pix2pix import randomise  # noqa: E402
@@ -159,7 +159,7 @@ def test_r1_of_the_discriminator() -> None:
     wanted = torch.autograd.grad(penalty, list(twin.parameters()), allow_unused=True)
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-        return r1(lambda x: net.apply({"params": params}, x, LABELS), x)
+        return r1_penalty(lambda x: net.apply({"params": params}, x, LABELS), x)
 
     params = tree_of(twin.named_parameters(), "discriminator", info)
     (ours, judged), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)

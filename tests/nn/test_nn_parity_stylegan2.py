@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stylegan2_layout import arrays, discriminator_tree, generator_tree, gradients
 
 torch = pytest.importorskip("torch")
 
 from medgen_jax.core.trees import count  # noqa: E402
-from medgen_jax.losses import stylegan2 as losses  # noqa: E402
+from medgen_jax.losses.adversarial import generator_loss, r1_penalty  # noqa: E402
+from medgen_jax.losses.stylegan2 import path_lengths, path_penalty  # noqa: E402
 from medgen_jax.nn.stylegan2 import Discriminator, Generator  # noqa: E402
 from twins import stylegan2 as twins  # noqa: E402
 
@@ -27,90 +29,6 @@ LATER = [pytest.mark.slow, pytest.mark.ci_slow]
 LABELS = np.array([2, 0, 1, 1])
 #: The reference's groups are strided, ours consecutive: its batch in this order has ours as its groups.
 STRIDED = [0, 2, 1, 3]
-
-#: Names of our modules by those of the twin's.
-PLACES = {"conv0": "conv_{}_0", "conv1": "conv_{}_1", "torgb": "image_{}"}
-
-
-def kernel(weight: np.ndarray) -> np.ndarray:
-    return weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
-
-
-def put(tree: dict[str, Any], path: list[str], value: np.ndarray) -> None:
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = value.astype(np.float32)
-
-
-def leaf(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
-    return ("kernel", kernel(value)) if name == "weight" else (name, value)
-
-
-def mapping_path(rest: list[str]) -> list[str]:
-    return ["mapping", rest[0].replace("fc", "layer_")]
-
-
-def generator_tree(named: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters and constants of our generator from the twin's weights, or from their gradients."""
-    params: dict[str, Any] = {}
-    constants: dict[str, Any] = {}
-    for key, value in named.items():
-        room, *rest = key.split(".")
-        if room == "mapping":
-            if rest != ["w_avg"]:
-                name, value = leaf(rest[-1], value)
-                put(params, [*mapping_path(rest), name], value)
-            continue
-        side = rest[0][1:]
-        if rest[1] == "const":
-            put(params, ["synthesis", "const"], value.transpose(1, 2, 0))
-            continue
-        place = ["synthesis", PLACES[rest[1]].format(side)]
-        if rest[2] == "noise_const":
-            put(constants, [*place, "noise"], value)
-        else:
-            name, value = leaf(rest[-1], value)
-            put(params, [*place, *(["style"] if rest[2] == "affine" else []), name], value)
-    return params, constants
-
-
-def discriminator_tree(named: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters of our discriminator from the twin's weights, or from their gradients."""
-    params: dict[str, Any] = {}
-    for key, value in named.items():
-        *rest, last = key.split(".")
-        name, made = leaf(last, value)
-        if rest[0] == "mapping":
-            path = mapping_path(rest[1:])
-        elif rest[0] == "b4":
-            path = [{"conv": "conv", "fc": "hidden", "out": "out"}[rest[1]]]
-            if rest[1] == "fc" and last == "weight":
-                # Flattened channels first there, channels last here.
-                made = value.reshape(len(value), -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, len(value))
-        elif rest[1] == "fromrgb":
-            path = ["from_image"]
-        else:
-            path = [f"block_{rest[0][1:]}", rest[1].replace("conv", "conv_")]
-        put(params, [*path, name], made)
-    return params
-
-
-def randomised(twin: Any, seed: int) -> Any:
-    """Weights of the size they have in training, none of them at a special value; float64."""
-    generator = torch.Generator().manual_seed(seed)
-    twin = twin.double()
-    with torch.no_grad():
-        for tensor in twin.parameters():
-            tensor += 0.3 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-    return twin
-
-
-def arrays(named: Any) -> dict[str, np.ndarray]:
-    return {name: tensor.detach().numpy().copy() for name, tensor in named}
-
-
-def gradients(twin: Any) -> dict[str, np.ndarray]:
-    return {n: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for n, p in twin.named_parameters()}
 
 
 def nhwc(tensor: Any) -> np.ndarray:
@@ -147,12 +65,12 @@ def assert_trees_close(ours: Any, theirs: Any, tolerance: float) -> None:
 
 
 def generators() -> tuple[Any, Generator]:
-    twin = randomised(twins.Generator(SIZE, CHANNELS, CLASSES, 6, 5, 2, 48, 8), 1)
+    twin = twins.randomised(lambda: twins.Generator(SIZE, CHANNELS, CLASSES, 6, 5, 2, 48, 8), 1)
     return twin, Generator(SIZE, CHANNELS, CLASSES, 6, 5, **WIDTHS)
 
 
 def discriminators(classes: int) -> tuple[Any, Discriminator]:
-    twin = randomised(twins.Discriminator(SIZE, CHANNELS, classes, 2, 48, 8, GROUP), 2)
+    twin = twins.randomised(lambda: twins.Discriminator(SIZE, CHANNELS, classes, 2, 48, 8, GROUP), 2)
     return twin, Discriminator(SIZE, CHANNELS, classes, minibatch_group=GROUP, **WIDTHS)
 
 
@@ -194,8 +112,8 @@ def test_discriminator_and_r1(classes: int) -> None:
             return net.apply({"params": params}, x, labels)
 
         ours = score(images)
-        penalty = losses.r1_penalty(score, images)
-        return losses.generator_loss(ours) + penalty, (ours, penalty)
+        penalty, _ = r1_penalty(score, images)
+        return generator_loss(ours) + penalty, (ours, penalty)
 
     slopes, (ours, penalty) = jax.jit(jax.grad(loss, has_aux=True))(params)
     assert_close(ours, nhwc(logits)[STRIDED], 1e-4, "logits")
@@ -220,8 +138,8 @@ def test_path_length() -> None:
         def synthesise(ws: jax.Array) -> jax.Array:
             return net.apply({"params": params, "constants": constants}, ws, "const", method="synthesise")
 
-        ours = losses.path_lengths(synthesise, styles, probe)
-        value, new = losses.path_penalty(ours, mean)
+        ours = path_lengths(synthesise, styles, probe)
+        value, new = path_penalty(ours, mean)
         return value, (ours, value, new)
 
     slopes, ours = jax.jit(jax.grad(loss, has_aux=True))({**params, "mapping": {}})

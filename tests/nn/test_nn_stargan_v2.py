@@ -72,14 +72,6 @@ def test_first_weights() -> None:
 # -------------------------------------------------------------------------- parts
 
 
-def test_conv_mean_is_a_convolution_and_means() -> None:
-    x, kernel = normal(0, 2, 6, 4, 3), normal(1, 3, 3, 3, 2)
-    padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    whole = sum(padded[:, r : r + 6, c : c + 4] @ kernel[r, c] for r in range(3) for c in range(3))
-    wanted = whole.reshape(2, 3, 2, 2, 2, 2).mean((2, 4))
-    np.testing.assert_allclose(blocks.conv_mean2x(jnp.asarray(x), jnp.asarray(kernel)), wanted, atol=1e-5)
-
-
 def test_high_pass() -> None:
     """Nothing of a plane; eight times a point less its neighbours; what lies outside counts as 0."""
     plane = jnp.arange(5.0)[:, None] + 2 * jnp.arange(4.0)[None]

@@ -126,6 +126,17 @@ def test_nearest_conv2x_equals_repeat_then_conv() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(jnp.abs(theirs).max()))
 
 
+def test_conv_mean2x_is_a_convolution_and_means() -> None:
+    x, kernel = (np.asarray(a, np.float64) for a in (normal(14, 2, 6, 4, 3), normal(15, 3, 3, 3, 2)))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    whole = sum(padded[:, r : r + 6, c : c + 4] @ kernel[r, c] for r in range(3) for c in range(3))
+    wanted = whole.reshape(2, 3, 2, 2, 2, 2).mean((2, 4))
+    got = conv.conv_mean2x(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    with pytest.raises(ValueError, match="not 4 x 4"):
+        conv.conv_mean2x(jnp.zeros((1, 4, 4, 1)), jnp.zeros((4, 4, 1, 1)))
+
+
 def test_nearest_conv2x_of_a_constant_has_no_checkerboard() -> None:
     """Away from the border all four phases of a flat image agree, whatever the kernel."""
     y = conv.nearest_conv2x(jnp.ones((1, 4, 4, 1)), normal(13, 3, 3, 1, 1))[0, 1:-1, 1:-1, 0]

@@ -34,10 +34,19 @@ def test_phase_by_formula_for_each_defocus_of_a_batch() -> None:
 
 
 def test_waves_that_do_not_propagate_have_no_phase_to_lose() -> None:
-    axial = optics.axial_frequency(np.array([0.0, 0.6e6, 1e6, 3e6]), 1e-6)
-    np.testing.assert_allclose(axial, [0, -0.2e6, -1e6, -1e6], rtol=1e-12)
+    squares = np.array([0.0, 0.6e6, 1e6, 3e6]) ** 2
+    np.testing.assert_allclose(optics.axial_frequency(squares, 1e-6), [0, -0.2e6, -1e6, -1e6], rtol=1e-12)
     tiny = optics.axial_frequency(np.array([1.0]), 1e-6)  # the difference of the roots would be 0 or noise
     np.testing.assert_allclose(tiny, -0.5e-6, rtol=1e-9)
+
+
+def test_axial_frequencies_may_be_traced_and_differentiated() -> None:
+    """d/df^2 of sqrt((n / lambda)^2 - f^2) is -1 / 2 over that root; waves that do not propagate have none."""
+    squares = np.array([0.0, 0.6e6, 1e6, 3e6]) ** 2
+    found = jax.jit(optics.axial_frequency, static_argnums=(1, 2))(squares, 1e-6, 1.0)
+    np.testing.assert_allclose(found, optics.axial_frequency(squares, 1e-6), rtol=1e-6)
+    slopes = jax.vmap(jax.grad(lambda square: optics.axial_frequency(square, 1e-6)))(jnp.asarray(squares, jnp.float32))
+    np.testing.assert_allclose(slopes, [-0.5e-6, -0.625e-6, 0, 0], rtol=1e-6)
 
 
 def test_positive_defocus_brings_a_converging_wave_to_its_point() -> None:

@@ -128,6 +128,17 @@ def test_bilinear_is_that_of_torch(before: tuple[int, int], after: tuple[int, in
     np.testing.assert_allclose(got, wanted.numpy().transpose(0, 2, 3, 1), atol=2e-4)
 
 
+# -------------------------------------------------------------------------- doubling
+
+
+def test_doubling_repeats_every_pixel() -> None:
+    x = jnp.arange(8.0).reshape(1, 2, 4, 1)
+    doubled = resize.nearest2x(x)
+    assert doubled.shape == (1, 4, 8, 1)
+    np.testing.assert_array_equal(doubled[0, 2:, :4, 0], [[4, 4, 5, 5], [4, 4, 5, 5]])
+    np.testing.assert_array_equal(doubled[:, ::2, 1::2], x)
+
+
 # -------------------------------------------------------------------------- errors
 
 

@@ -102,7 +102,7 @@ def level(grey, white=255):
 @pytest.mark.parametrize("name", ["gan", "dcgan"])
 def test_files_hold_what_the_loaded_sampler_draws(run, tmp_path, name):
     done, _ = sample(run(name), tmp_path / "out", 10, seed=3, batch=4)
-    assert (done.images, done.before, done.speed.images, done.speed.first) == (10, 0, 10, 4)
+    assert (done.images, done.before, done.speed.images) == (10, 0, 10)
     expected = np.asarray(from_unit(load_sampler(run(name))({"number": np.arange(10)}, key=3)))
     found = np.stack([read_image(tmp_path / "out" / f"{i:08d}.png") for i in range(10)])
     assert np.abs(found.astype(int) - expected).max() <= 1 and (found == expected).mean() > 0.99
@@ -140,13 +140,12 @@ def test_a_folder_and_its_images_say_what_they_are(run, tmp_path):
     }  # fmt: skip
 
 
-def test_diffusion_draws_every_image_under_a_key_of_its_own(run, tmp_path):
+def test_diffusion_draws_the_images_of_its_loaded_sampler(run, tmp_path):
     workdir = run("diffusion", classes=("normal", "sick"))
     sample(workdir, tmp_path / "out", 3, label="sick", values={"scale": "1.5"}, bits=16, batch=3)
-    sampler = load_sampler(workdir)
-    for number in (0, 2):
-        key = jax.random.fold_in(jax.random.key(0), number)
-        expected = np.asarray(sampler({"label": [1], "scale": [1.5]}, key=key))[0]
+    # In a batch of another size, in another order.
+    inputs = {"number": [2, 0], "label": [1, 1], "scale": [1.5, 1.5]}
+    for number, expected in zip((2, 0), np.asarray(load_sampler(workdir)(inputs)), strict=True):
         found = read_image(tmp_path / "out" / f"{number:08d}.png")
         np.testing.assert_allclose(found / 32767.5 - 1, expected, atol=1e-3)
     settings = json.loads((tmp_path / "out/samples.json").read_text())["settings"]
@@ -299,6 +298,13 @@ def test_runs_that_draw_nothing_are_refused_with_the_command_for_them(described,
     with pytest.raises(UserError, match=said):
         commands.synthesise(Request(str(described(name)), str(tmp_path / "out"), 4))
     assert not (tmp_path / "out").exists()
+
+
+def test_samples_without_number_or_code_are_refused(noise, tmp_path, monkeypatch):
+    """Which image of the key is wanted could not be said."""
+    monkeypatch.setattr(painter.Painter, "sampler_inputs", {"sample": {"label": painter.LABEL}})
+    with pytest.raises(UserError, match="a run of painter draws no images, it has the sampler sample: use"):
+        sample(noise, tmp_path / "out", 4, label="dim")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,18 @@ def test_every_step_lowers_for_every_platform(name):
     for variant, step in system.step_variants.items():
         exported = jax.export.export(jax.jit(step), platforms=PLATFORMS)(state, batch, frozen)
         assert set(exported.platforms) == set(PLATFORMS), variant
+
+
+def test_settings_that_messages_advise_exist(name):
+    for stream in small_systems.build(name).streams.values():
+        if stream.unbalanced:
+            root, *path = stream.unbalanced.partition("=")[0].split(".")
+            assert root == "config" and functools.reduce(getattr, path, small_systems.CONFIGS[name]()) is not None
+
+
+def test_samples_are_known_by_their_number_or_code(name):
+    taken = small_systems.build(name).sampler_inputs
+    assert "sample" not in taken or {"number", "z"} & set(taken["sample"])
 
 
 def sampler_inputs(fields, batch=3):

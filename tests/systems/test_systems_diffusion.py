@@ -13,6 +13,7 @@ import small_systems
 
 from medgen_jax.core import config as configs
 from medgen_jax.core.errors import UserError
+from medgen_jax.core.streams import Balanced
 from medgen_jax.systems import diffusion, diffusion_options, noise_classifier
 from medgen_jax.systems.diffusion_options import Balance, Noise, Prediction, Steps, Weighting
 
@@ -114,18 +115,33 @@ def sampled():
     return functools.partial(jax.jit(system.samplers["sample"]), moved)
 
 
-def asked(labels, scale=0.0):
-    return {"label": np.array(labels, np.int32), "scale": np.full(len(labels), scale, np.float32)}
+def asked(labels, scale=0.0, numbers=None):
+    """Inputs of the sampler; images 0, 1, ... where no numbers are given."""
+    count = len(labels)
+    numbers = np.arange(count) if numbers is None else np.array(numbers)
+    return {
+        "number": numbers.astype(np.int32), "label": np.array(labels, np.int32),
+        "scale": np.full(count, scale, np.float32),
+    }  # fmt: skip
 
 
 def test_samples_are_images_of_their_own(sampled):
     images = sampled(asked([0, 1, 0]), jax.random.key(1))
     assert images.shape == (3, 16, 16, 1) and float(jnp.abs(images).max()) <= 1
     assert float(jnp.abs(images[0] - images[2]).max()) > 0.01
-    # What an image becomes does not depend on those that are drawn with it.
     again = sampled(asked([0, 0, 1]), jax.random.key(1))
     np.testing.assert_allclose(again[0], images[0], atol=1e-5)
     assert float(jnp.abs(again[1] - images[1]).max()) > 1e-4  # another class from the same noise
+
+
+def test_an_image_is_known_by_its_number(sampled):
+    """Whatever it is drawn with, and wherever it stands in the batch."""
+    images = sampled(asked([0, 1, 0]), jax.random.key(1))
+    others = sampled(asked([0, 1, 0], numbers=[7, 1, 0]), jax.random.key(1))
+    np.testing.assert_allclose(others[1:], images[jnp.array([1, 0])], atol=1e-5)
+    assert float(jnp.abs(others[0] - images[0]).max()) > 0.01
+    twice = sampled(asked([0, 0, 0], numbers=[7, 7, 7]), jax.random.key(1))
+    np.testing.assert_allclose(twice, jnp.broadcast_to(others[:1], twice.shape), atol=1e-5)
 
 
 def test_guidance_is_away_from_the_unknown_class(sampled):
@@ -146,6 +162,13 @@ def test_evaluation_repeats_itself(batch):
     assert once == evaluator.compute(jax.device_get(run(evaluator.init(), variables, records, key)))
     assert list(once) == ["mse", "mse_t2", "mse_t10", "mse_t20", "mse_t30", "mse_t38"]
     assert once["mse"] == pytest.approx(np.mean(list(once.values())[1:])) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("name", ["diffusion", "noise_classifier"])
+def test_the_setting_that_turns_balance_off_is_named(name):
+    on, off = (build(name, balance=balance).streams["records"] for balance in (Balance.LABEL, Balance.NONE))
+    assert isinstance(on.order, Balanced) and not isinstance(off.order, Balanced)
+    assert on.unbalanced == f"config.balance={Balance.NONE.value}"
 
 
 def test_the_rate_warms_up_and_anneals():
@@ -244,10 +267,10 @@ def test_guidance_leaves_the_view_as_it_is():
 
 def test_a_network_that_has_met_no_unknown_class_is_told_one_and_not_guided():
     system = build(condition__drop=0.0)
-    assert set(system.sampler_inputs["sample"]) == {"label"} and not system.sampler_inputs["sample"]["label"].unknown
+    takes = system.sampler_inputs["sample"]
+    assert set(takes) == {"number", "label"} and not takes["label"].unknown
     state = system.init(jax.random.key(0))
-    image = system.samplers["sample"](
-        system.inference_variables(state), {"label": jnp.array([0, 1])}, jax.random.key(1)
-    )
+    inputs = {"number": jnp.arange(2), "label": jnp.array([0, 1])}
+    image = system.samplers["sample"](system.inference_variables(state), inputs, jax.random.key(1))
     assert image.shape == (2, 16, 16, 1) and bool(jnp.isfinite(image).all())
     assert build().sampler_inputs["sample"]["label"].unknown and "scale" in build().sampler_inputs["sample"]

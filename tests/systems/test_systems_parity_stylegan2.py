@@ -8,10 +8,9 @@ import jax
 import numpy as np
 import pytest
 import small_systems
+from stylegan2_layout import arrays, discriminator_tree, generator_tree, gradients
 
 torch = pytest.importorskip("torch", reason="needs PyTorch")
-
-from nn.test_nn_parity_stylegan2 import arrays, discriminator_tree, generator_tree, gradients, randomised  # noqa: E402
 
 from medgen_jax.core import config as configs  # noqa: E402
 from medgen_jax.core import rng  # noqa: E402
@@ -32,11 +31,11 @@ def setting(scope):
     config.ada.pipe, config.loss.ds_scope, config.loss.mixing = Pipe.NONE, scope, 1.0
     config.optim.lr = RATE
     system = stylegan2.build(configs.resolve(config, 16))
-    system = dataclasses.replace(system, noise="const")
+    system = dataclasses.replace(system, maker=dataclasses.replace(system.maker, noise="const"))
     model = config.model
     widths = (model.map_layers, model.channel_base, model.channel_max)
-    g = randomised(twins.Generator(8, 1, CLASSES, model.z_dim, model.w_dim, *widths), 1)
-    d = randomised(twins.Discriminator(8, 1, CLASSES, *widths, model.minibatch_group), 2)
+    g = twins.randomised(lambda: twins.Generator(8, 1, CLASSES, model.z_dim, model.w_dim, *widths), 1)
+    d = twins.randomised(lambda: twins.Discriminator(8, 1, CLASSES, *widths, model.minibatch_group), 2)
     state = jax.jit(system.init)(jax.random.key(0))
     params, constants = generator_tree(arrays(g.state_dict().items()))
     mutable = {"g": {**state.mutable["g"], "constants": constants}}
@@ -73,7 +72,8 @@ class Reference:
 
     def drawn(self, phase, labels, *more):
         keys = rng.named(self.keys[phase], "codes", "crossover", "loss", *more)
-        return keys, self.system.codes(keys["codes"], labels), int(self.system.crossover(keys["crossover"]))
+        maker = self.system.maker
+        return keys, maker.codes(keys["codes"], labels), int(maker.crossover(keys["crossover"]))
 
     def update(self, player, name, loss):
         net = self.g if player == "g" else self.d

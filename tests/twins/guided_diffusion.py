@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 def timestep_embedding(t: torch.Tensor, width: int) -> torch.Tensor:
     half = width // 2
-    angles = t.float()[:, None] * torch.exp(-math.log(10_000) * torch.arange(half) / half)[None]
+    angles = t.float()[:, None] * torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)[None]
     return torch.cat((angles.cos(), angles.sin()), dim=1)
 
 

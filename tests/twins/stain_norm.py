@@ -21,7 +21,7 @@ def _whited() -> torch.Tensor:
 
 def rgb_to_lab(rgb: torch.Tensor) -> torch.Tensor:
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    t = _mix(_whited().float(), linear)
+    t = _mix(_whited().to(linear), linear)
     f = torch.where(t > 0.008856, t.clamp(min=0.008856) ** (1 / 3), 7.787 * t + 4 / 29)
     x, y, z = f.unbind(1)
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), 1)
@@ -33,7 +33,7 @@ def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
     y = (lightness + 16) / 116
     f = torch.stack((y + a / 500, y, (y - b / 200).clamp(min=0)), 1)
     t = torch.where(f > 0.2068966, f**3, (f - 4 / 29) / 7.787)
-    linear = _mix(torch.linalg.inv(_whited()).float(), t)
+    linear = _mix(torch.linalg.inv(_whited()).to(t), t)
     bright = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(linear > 0.0031308, bright, 12.92 * linear).clamp(0, 1)
 
@@ -44,7 +44,7 @@ def rgb_to_hsv(rgb: torch.Tensor) -> torch.Tensor:
     chroma = value - rgb.min(1).values
     r, g, b = rgb.unbind(1)
     sextants = torch.stack((g - b, b - r, r - g), 1) / torch.where(chroma == 0, 1.0, chroma)[:, None]
-    sextants = sextants + torch.tensor((0.0, 2.0, 4.0)).view(1, 3, 1, 1)
+    sextants = sextants + sextants.new_tensor((0.0, 2.0, 4.0)).view(1, 3, 1, 1)
     hue = sextants.gather(1, leader[:, None])[:, 0] % 6 * (math.pi / 3)
     return torch.stack((hue, chroma / (value + 1e-8), value), 1)
 

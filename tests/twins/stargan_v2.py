@@ -141,7 +141,7 @@ class MappingNetwork(nn.Module):
 
     def forward(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         h = self.shared(z)
-        return torch.stack([own(h) for own in self.unshared], dim=1)[torch.arange(len(y)), y]
+        return torch.stack([own(h) for own in self.unshared], dim=1)[torch.arange(len(y), device=y.device), y]
 
 
 def trunk(size: int, widest: int, channels: int, width: int | None) -> tuple[list[nn.Module], int]:
@@ -167,7 +167,7 @@ class StyleEncoder(nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         h = self.shared(x).flatten(1)
-        return torch.stack([own(h) for own in self.unshared], dim=1)[torch.arange(len(y)), y]
+        return torch.stack([own(h) for own in self.unshared], dim=1)[torch.arange(len(y), device=y.device), y]
 
 
 class Discriminator(nn.Module):
@@ -179,4 +179,4 @@ class Discriminator(nn.Module):
         self.main = nn.Sequential(*layers, nn.Conv2d(last, domains, 1))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.main(x).flatten(1)[torch.arange(len(y)), y]
+        return self.main(x).flatten(1)[torch.arange(len(y), device=y.device), y]

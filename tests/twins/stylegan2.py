@@ -7,6 +7,7 @@ zeros and a two-dimensional filter, strided groups for the minibatch deviation.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -243,3 +244,16 @@ class Discriminator(nn.Module):
             x = getattr(self, f"b{side}")(x)
         x = self.b4(x)
         return x[:, 0] if c is None else (x * self.mapping(None, c)).sum(1) / math.sqrt(x.shape[1])
+
+
+def randomised(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """What is made, in float64, with weights of the size they have in training, none of them at a special value.
+
+    They depend on the seed alone: networks draw their first values from the generator that all tests share.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        twin = make().double()
+        for tensor in twin.parameters():
+            tensor += 0.3 * torch.randn_like(tensor)
+    return twin

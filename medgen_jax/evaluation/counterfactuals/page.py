@@ -1,11 +1,9 @@
-"""How the page of counterfactuals is laid out: which number stands in which table, the curves, the examples."""
+"""How the page of counterfactuals is laid out: which number stands in which table, and the curves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from medgen_jax.evaluation.counterfactuals import judge, localisation
 from medgen_jax.evaluation.counterfactuals.measures import MAPS, SIDES, Measured
@@ -13,7 +11,6 @@ from medgen_jax.evaluation.counterfactuals.statistics import ALL, Line, groups_o
 from medgen_jax.metrics.spectra import BANDS
 from medgen_jax.viz.line_charts import Chart, Series
 from medgen_jax.viz.score_tables import Section
-from medgen_jax.viz.scores import Case
 
 #: Kinds of numbers in words, for columns and sentences.
 TITLES = {
@@ -166,37 +163,3 @@ def charts(lines: Mapping[str, Sequence[Line]]) -> list[Chart]:
         ]  # fmt: skip
         drawn.append(Chart(label or ALL, series, "cycles per pixel", "power after over before, dB"))
     return drawn
-
-
-# -- examples ---------------------------------------------------------------------------------------
-
-
-def cases(measured: Sequence[Measured], count: int) -> list[Case]:
-    """Of each folder the images that changed most and least, with residuals at one gain for the whole page."""
-    chosen = [(own, heading, int(i)) for own in measured for heading, places in _extremes(own, count) for i in places]
-    arrays = [own.method.folder.arrays(own.method.entries[i]) for own, _, i in chosen]
-    largest = max([float(np.abs(own.residual).max()) for own in arrays], default=0.0)
-    gain = 2.0 ** np.floor(np.log2(2 / largest)) if largest > 0 else 1.0
-    found = []
-    for (own, heading, i), a in zip(chosen, arrays, strict=True):
-        entry = own.method.entries[i]
-        known = ", ".join(text for text in (entry.label, entry.view) if text)
-        means = f"residual {own.means['residual'][i]:.4f}, control {own.means['control'][i]:.4f}"
-        shown = [("image", a.image), ("counterfactual", a.counterfactual)]
-        shown += [("residual", a.residual * gain / 2), ("control's", a.control_residual * gain / 2)]
-        caption = (
-            f"record {i}{f' ({known})' if known else ''}: {means}; residuals {gain:g} times as strong, grey is none"
-        )
-        found.append(Case(heading, caption, [(title, _shown(picture)) for title, picture in shown]))
-    return found
-
-
-def _extremes(own: Measured, count: int) -> list[tuple[str, np.ndarray]]:
-    order = np.argsort(-own.means["residual"], kind="stable")
-    most, rest = order[:count], order[count:]
-    least = rest[::-1][:count]
-    return [(f"{own.method.name}: changed most", most), (f"{own.method.name}: changed least", least)]
-
-
-def _shown(picture: np.ndarray) -> np.ndarray:
-    return picture if picture.shape[-1] in (1, 3) else picture.mean(-1, keepdims=True)

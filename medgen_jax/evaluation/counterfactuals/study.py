@@ -18,7 +18,7 @@ import numpy as np
 from medgen_jax.core.errors import UserError
 from medgen_jax.evaluation import comparison, numbers, results
 from medgen_jax.evaluation.counterfactuals import judge as judging
-from medgen_jax.evaluation.counterfactuals import localisation, page, statistics
+from medgen_jax.evaluation.counterfactuals import localisation, page, pictures, statistics
 from medgen_jax.evaluation.counterfactuals.judge import Asked, Judge
 from medgen_jax.evaluation.counterfactuals.localisation import Scored
 from medgen_jax.evaluation.counterfactuals.measures import MAPS, SIDES, Measured, Method, measure, open_methods
@@ -88,7 +88,7 @@ def evaluate(request: Request, output: str | Path, settings: Settings, *, say: S
     _add_localisation(found, rows, settings)
     found.sections = page.sections(measured, found.numbers, lines, rows)
     found.headline = _headline(found.numbers, measured)
-    found.cases = page.cases(measured, settings.pictures)
+    found.cases = pictures.cases(measured, settings.pictures)
     found.changes = comparison.changes(earlier, found.numbers) if earlier else []
     say(f"page: {results.write(folder, found)}")
     return found
