@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from medgen_jax.systems import (
@@ -48,19 +50,21 @@ class Case:
 
 @dataclass(frozen=True)
 class Paper:
-    """A training run of a paper.
+    """What a paper computed: a training run, or the reconstruction of all its stacks.
 
     Attributes:
-      case: name of the `Case`, at paper size.
+      case: name of the `Case`, at paper size, or of another measurement with lines of images per second.
       images: in an epoch, of the first stream: of one domain where there are two.
       epochs: of the run.
       remark: whose numbers these are.
+      what: which lines of the case count.
     """
 
     case: str
     images: int
     epochs: float
     remark: str = ""
+    what: str = "train"
 
 
 def _common(config: Any, batch: int, side: int) -> Any:
@@ -81,6 +85,16 @@ def _cyclegan(side: int, **model: int) -> Callable[[int], Any]:
     def configure(batch: int) -> Any:
         config = _common(cyclegan.Config(), batch, side)
         config.model = cyclegan_options.ModelConfig(**model)
+        return config
+
+    return configure
+
+
+def _focus(side: int, **model: int) -> Callable[[int], Any]:
+    def configure(batch: int) -> Any:
+        config = _cyclegan(side, residual=True, **model)(batch)
+        config.pairs, config.pool = cyclegan_options.Pairs.ALL, 0
+        config.loss = cyclegan_options.LossConfig(adversarial=1e-3, content=1.0, cycle_a=1.0, cycle_b=1.0, identity=0.0)
         return config
 
     return configure
@@ -153,6 +167,8 @@ CASES = (
     Case("gan", SMALL, _latent(gan, 32, widths=(32, 64)), (8,), "gan", "sample"),
     Case("cyclegan", PAPER, _cyclegan(256), (1, 8), "cyclegan"),
     Case("cyclegan", SMALL, _cyclegan(64, ngf=16, ndf=16, blocks=3), (4,), "cyclegan"),
+    Case("focus", PAPER, _focus(512), (4,), "focus"),
+    Case("focus", SMALL, _focus(64, ngf=16, ndf=16, blocks=3), (4,), "focus"),
     Case("stain_classifier", PAPER, _stain_classifier(224, 64), (16, 64), "stain_classifier", "predict"),
     Case("stain_classifier", SMALL, _stain_classifier(64, 16), (8,), "stain_classifier", "predict"),
     Case("stargan_v2", PAPER, _stargan_v2(256), (8,), "stargan_v2", "latent"),
@@ -167,9 +183,11 @@ PAPERS = (
     Paper("diffusion", 60_000, 10, remark="60,000 steps of 10 at 256 px: ours, the paper states none"),
     Paper("dcgan", 33_920, 100, remark="X-ray baseline, 64 px"),
     Paper("gan", 33_920, 100, remark="X-ray baseline, 64 px: ours, the paper gives no size"),
+    Paper("focus", 25_000, 4, remark="25,000 steps of 4 at 512 px"),
     Paper("stain_classifier", 89_434, 100, remark="LStainNorm, at most"),
     Paper("stargan_v2", 33_920, 100, remark="Med-StyleGAN2 as published, 256 px"),
-    Paper("stylegan2", 33_920, 100, remark="Med-StyleGAN2 as described, 256 px; its step without regularisers"),
+    Paper("stylegan2", 33_920, 100, remark="Med-StyleGAN2 as described, 256 px"),
+    Paper("fpm", 1_141, 1, remark="stacks of 225 LEDs at 128 px, 20 passes: ours", what="reconstruct"),
 )
 
 
@@ -183,3 +201,12 @@ def chosen(systems: tuple[str, ...], sizes: tuple[str, ...]) -> list[Case]:
     if unknown := set(systems) - known - {"all"}:
         raise ValueError(f"--systems {sorted(unknown)[0]}: unknown; there are {', '.join(sorted(known))} and all")
     return [case for case in CASES if case.size in sizes and ("all" in systems or case.name in systems)]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What all measurements of cases ask: which ones, at which batch sizes, in which type, and where lines go."""
+    parser.add_argument("--systems", nargs="+", default=["all"], help="names of systems, or all")
+    parser.add_argument("--sizes", nargs="+", default=[SMALL], choices=[PAPER, SMALL])
+    parser.add_argument("--batches", nargs="+", type=int, help="in place of each case's own")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines, appended to")

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from benchmarks import operations
+from benchmarks.player import build, fixed_weights
 from benchmarks.timing import Form, significant
-from medgen_jax import systems
-from medgen_jax.core import config as configs
 from medgen_jax.engine import mesh as meshes
 from medgen_jax.engine.runtime import CompileCounter
 from medgen_jax.engine.step import fused, guarded, init_state
 
-#: Records that a run is told it has; only schedules depend on it.
-RECORDS = 10_000
+#: Steps over which variants are counted: whole turns of everything that comes every 2 to 10, 12, 14 or 16 steps.
+COUNTED_STEPS = 10_080
+#: Numbers of a call whose mean over variants counts.
+WORK = ("gflop", "traffic_gb")
 
 
 class Measured(NamedTuple):
@@ -27,22 +29,48 @@ class Measured(NamedTuple):
 
     Attributes:
       form: runs it once.
-      numbers: ``trace_s``, ``compile_cold_s``, ``compile_warm_s``, ``gflop`` of one call, ``memory_mb`` that it needs.
+      numbers: ``trace_s``, ``compile_cold_s``, ``compile_warm_s``, ``gflop`` and ``traffic_gb`` of one call (the latter
+        as XLA counts what it reads and writes, bodies of loops once), ``memory_mb`` that it needs.
     """
 
     form: Form
     numbers: dict[str, float]
 
 
-def train_step(config: Any, dtype: str, device: jax.Device) -> Measured:
-    """The first variant of a system's step on random records that lie on the device; the state is donated."""
-    system = _build(config, dtype)
+def shares(config: Any, dtype: str) -> dict[str, float]:
+    """How often each variant of a system's step runs, of all steps: what a mean over a run weighs it by.
+
+    Counted where the step alone decides. Where the data do, as of players that wait for each other, nobody knows
+    before the run, and all count alike.
+    """
+    system = build(config, dtype)
+    names = list(system.step_variants)
+    if system.flag_every:
+        return dict.fromkeys(names, 1 / len(names))
+    counts = Counter(system.variant(step, ()) for step in range(COUNTED_STEPS))
+    return {name: counts[name] / COUNTED_STEPS for name in names if counts[name]}
+
+
+def weighted(numbers: Mapping[str, Mapping[str, float]], share: Mapping[str, float]) -> dict[str, float]:
+    """The ``numbers`` of all variants as one: mean work, largest ``memory_mb``, the sum of all else."""
+    first = next(iter(numbers.values()))
+    found = {name: round(sum(each[name] for each in numbers.values()), 2) for name in first}
+    for name in WORK:
+        found[name] = significant(sum(share[variant] * each[name] for variant, each in numbers.items()))
+    found["memory_mb"] = max(each["memory_mb"] for each in numbers.values())
+    return found
+
+
+def train_step(config: Any, dtype: str, device: jax.Device, variant: str) -> Measured:
+    """One variant of a system's step on random records that lie on the device; the state is donated."""
+    system = build(config, dtype)
     mesh = meshes.make_mesh([device])
     streams = system.streams
-    step = fused(guarded(next(iter(system.step_variants.values())), next(iter(streams.values())).per_step))
+    step = fused(guarded(system.step_variants[variant], next(iter(streams.values())).per_step))
     batch = {name: meshes.put_local(_records(stream), mesh) for name, stream in streams.items()}
     state = init_state(system, mesh, seed=0)
-    arguments = (state, (batch,), {})
+    frozen = jax.device_put(fixed_weights(system), meshes.replicated(mesh))
+    arguments = (state, (batch,), frozen)
     compiled, numbers = _compiled(step, arguments, donate_argnums=0, out_shardings=meshes.replicated(mesh))
     numbers["gflop"] = significant(operations.count(step, *arguments) / 1e9)
     box = [state]
@@ -50,7 +78,7 @@ def train_step(config: Any, dtype: str, device: jax.Device) -> Measured:
     def form() -> None:
         # Nothing may come from the host or go back to it between steps.
         with jax.transfer_guard("disallow"):
-            box[0], metrics = compiled(box[0], (batch,), {})
+            box[0], metrics = compiled(box[0], (batch,), frozen)
         jax.block_until_ready((box[0].params, metrics))
 
     return Measured(form, numbers)
@@ -58,7 +86,7 @@ def train_step(config: Any, dtype: str, device: jax.Device) -> Measured:
 
 def sampler(config: Any, name: str, dtype: str, batch: int, device: jax.Device) -> Measured:
     """A sampler on random inputs that lie on the device."""
-    system = _build(config, dtype)
+    system = build(config, dtype)
     state = init_state(system, meshes.make_mesh([device]), seed=0)
     fields = system.sampler_inputs[name]
     inputs = {k: _random(np.random.default_rng(0), (batch, *f.shape), f.dtype) for k, f in fields.items()}
@@ -74,12 +102,6 @@ def recompilations(form: Form, calls: int = 3) -> int:
         for _ in range(calls):
             form()
     return counter.count
-
-
-def _build(config: Any, dtype: str) -> Any:
-    config.train.precision = dtype
-    resolved = configs.resolve(config, RECORDS)
-    return systems.load(systems.name_of(resolved)).build(resolved)
 
 
 def _records(stream: Any) -> dict[str, np.ndarray]:
@@ -115,6 +137,7 @@ def _compiled(function: Callable[..., Any], arguments: Any, **options: Any) -> t
         "trace_s": round(spent[0][0], 2),
         "compile_cold_s": round(spent[0][1], 2),
         "compile_warm_s": round(spent[1][1], 2),
+        "traffic_gb": significant(program.cost_analysis().get("bytes accessed", 0.0) / 1e9),
         "memory_mb": significant((needed - analysis.alias_size_in_bytes) / 2**20),
     }
 

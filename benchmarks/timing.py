@@ -37,6 +37,11 @@ def in_turns(forms: Mapping[str, Form], rounds: int) -> dict[str, Seconds]:
     return {name: Seconds(*np.transpose(each)) for name, each in spent.items()}
 
 
+def mean(seconds: Mapping[str, Seconds], shares: Mapping[str, float]) -> Seconds:
+    """Of works that take turns, the mean one: round by round, each weighed by the share of its turns."""
+    return Seconds(*(sum(share * seconds[name][i] for name, share in shares.items()) for i in range(2)))
+
+
 def significant(value: float, digits: int = 4) -> float:
     """Rounded to so many digits, whatever its size."""
     return float(f"{value:.{digits}g}")

@@ -70,17 +70,61 @@ def train_step(nets: Networks) -> Callable[[Data], None]:
 
 def sampler(nets: Networks) -> Callable[[Data], None]:
     """50 steps of DDIM under classifier-free guidance, a batch of 2b at each."""
-    net = nets["net"]
 
     def sample(data: Data) -> None:
-        x, labels = torch.randn_like(data["image"]), data["label"]
-        both = torch.cat([labels, torch.full_like(labels, net.label_emb.num_embeddings - 1)])
-        steps = torch.linspace(len(data["signal"]) - 1, 0, 51, device=x.device).long()
-        for here, there in itertools.pairwise(steps):
-            t = here.expand(2 * len(x))
-            known, unknown = net(torch.cat([x, x]), t, both)[:, : x.shape[1]].chunk(2)
-            epsilon = known + 1.0 * (known - unknown)
-            clean = ((x - data["noise"][here] * epsilon) / data["signal"][here]).clamp(-1, 1)
-            x = data["signal"][there] * clean + data["noise"][there] * epsilon
+        x = torch.randn_like(data["image"])
+        walk(data, x, nodes(data, 50), guided(nets["net"], data["label"]), clip=True)
 
     return sample
+
+
+def counterfactual(nets: Networks, steps: int) -> Callable[[Data], None]:
+    """Images encoded by DDIM in so many steps, decoded under guidance, and decoded without: the control."""
+    net = nets["net"]
+
+    def encode_and_decode(data: Data) -> None:
+        label, down = data["label"], nodes(data, steps)
+
+        def plain(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return net(x, t, label)[:, : x.shape[1]]
+
+        # Encoding asks at the level that a step goes to, decoding at the one that it leaves.
+        latent = walk(data, data["image"], down[::-1], plain, ahead=True)
+        walk(data, latent, down, guided(net, 1 - label))
+        walk(data, latent, down, plain)
+
+    return encode_and_decode
+
+
+def nodes(data: Data, steps: int) -> list[int]:
+    """Steps of the process from the noisiest to the first, ``steps + 1`` of them."""
+    return [round(node) for node in np.linspace(len(data["signal"]) - 1, 0, steps + 1)]
+
+
+def guided(net: torch.nn.Module, labels: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The noise as the network sees it under classifier-free guidance: known and unknown class in one batch."""
+    both = torch.cat([labels, torch.full_like(labels, net.label_emb.num_embeddings - 1)])
+
+    def epsilon(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        known, unknown = net(torch.cat([x, x]), torch.cat([t, t]), both)[:, : x.shape[1]].chunk(2)
+        return known + 1.0 * (known - unknown)
+
+    return epsilon
+
+
+@torch.compiler.disable(recursive=False)  # compiled as a whole it would be unrolled, network by network
+def walk(
+    data: Data,
+    x: torch.Tensor,
+    steps: list[int],
+    epsilon: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    clip: bool = False,
+    ahead: bool = False,
+) -> torch.Tensor:
+    """DDIM from the first to the last of ``steps``; ``ahead`` asks the network at the end of each."""
+    for here, there in itertools.pairwise(steps):
+        noise = epsilon(x, torch.full((len(x),), there if ahead else here, device=x.device))
+        clean = (x - data["noise"][here] * noise) / data["signal"][here]
+        clean = clean.clamp(-1, 1) if clip else clean
+        x = data["signal"][there] * clean + data["noise"][there] * noise
+    return x

@@ -44,7 +44,7 @@ def train_step(nets: Networks) -> Callable[[Data], None]:
 
     def step(data: Data) -> None:
         adam.zero_grad(set_to_none=True)
-        with torch.autocast(data["image"].device.type, enabled=False):
+        with torch.autocast("cuda" if data["image"].is_cuda else "cpu", enabled=False):
             shown = nets["norm"](data["image"])
         torch.nn.functional.cross_entropy(nets["net"](shown), data["label"]).backward()
         adam.step()

@@ -60,6 +60,14 @@ def _style(nets: Networks, data: Data, origin: str, which: int) -> torch.Tensor:
     return nets["style_encoder"](data[f"reference_{which}"], data["target"])
 
 
+@torch.compiler.disable
+def _on_real(judge: torch.nn.Module, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of real images, and the penalty on their slope, a gradient of which cannot be compiled."""
+    logits = judge(image, label)
+    (slope,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
+    return logits, 0.5 * slope.square().sum((1, 2, 3)).mean()
+
+
 def discriminator_loss(
     nets: Networks, data: Data, origin: str, lambdas: Mapping[str, float]
 ) -> tuple[torch.Tensor, Terms]:
@@ -67,9 +75,8 @@ def discriminator_loss(
     judge, image = nets["discriminator"], data["image"].detach().requires_grad_()
     with torch.no_grad():
         fake = nets["generator"](data["image"], _style(nets, data, origin, 0))
-    on_real, on_fake = judge(image, data["label"]), judge(fake, data["target"])
-    (slope,) = torch.autograd.grad(on_real.sum(), image, create_graph=True)
-    penalty = 0.5 * slope.square().sum((1, 2, 3)).mean()
+    on_real, penalty = _on_real(judge, image, data["label"])
+    on_fake = judge(fake, data["target"])
     terms = {"real": softplus(-on_real).mean(), "fake": softplus(on_fake).mean(), "r1": penalty}
     return terms["real"] + terms["fake"] + lambdas["reg"] * penalty, terms
 
