@@ -4,7 +4,10 @@
 --from pytorch-cyclegan-pix2pix --generator latest_net_G.pth --output RUN           one network
 --from guided-diffusion --file MODEL.pt --config NAME --output RUN                  a U-Net or a noise classifier
 --from stargan-v2 --file 100000_nets_ema.ckpt [--config NAME] --output RUN          its networks, or all with nets.ckpt
---to pytorch-cyclegan-pix2pix|guided-diffusion|stargan-v2 --workdir RUN --output DIR   writes the same files back
+--from stylegan2-rosinality --file 550000.pt [--config NAME] --output RUN            a checkpoint
+--from stylegan2-ada --file network-snapshot-025000.pkl [--config NAME] --output RUN   a snapshot, or state dicts of it
+--from dcgan --file model_final.pth [--config NAME] --output RUN                    a generator and its discriminator
+--to LAYOUT --workdir RUN --output DIR                                              writes the same files back
 --to jax-export --workdir RUN --output DIR                                          a sampler that needs jax alone
 """
 
@@ -17,7 +20,9 @@ from ml_collections import config_flags
 
 from medgen_jax import cli
 
-_LAYOUTS = ["pytorch-cyclegan-pix2pix", "guided-diffusion", "stargan-v2"]
+_STYLEGAN2 = ["stylegan2-rosinality", "stylegan2-ada"]
+_OF_ONE_FILE = ["guided-diffusion", "stargan-v2", *_STYLEGAN2, "dcgan"]
+_LAYOUTS = ["pytorch-cyclegan-pix2pix", *_OF_ONE_FILE]
 _FROM = flags.DEFINE_enum("from", None, _LAYOUTS, "Whose layout the files have.")
 _TO = flags.DEFINE_enum("to", None, [*_LAYOUTS, "jax-export"], "What to turn a run into.")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory to make: a run with --from, files with --to.")
@@ -28,7 +33,7 @@ _DISCRIMINATOR = flags.DEFINE_string("discriminator", None, "--from: discriminat
 _SIZE = flags.DEFINE_integer("size", 256, "--from: side of the training images, pixels.")
 _STATS = flags.DEFINE_enum("stats", "running", ["running", "batch"], "--from: statistics of batch norms at inference.")
 _DROPOUT = flags.DEFINE_bool("dropout", False, "--from: keep dropout at inference, as the reference without --eval.")
-_FILE = flags.DEFINE_string("file", None, "--from guided-diffusion, stargan-v2: weights, such as 256x256_diffusion.pt.")
+_FILE = flags.DEFINE_string("file", None, "--from: weights of a layout of one file, such as 256x256_diffusion.pt.")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "--from: what --file should hold, and names of its classes.")
 _NULL_ROW = flags.DEFINE_bool("null_row", False, "guided-diffusion: the file's last class stands for an unknown one.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "--to: the run.")
@@ -40,8 +45,8 @@ def main(_: list[str]) -> int:
     """Read, compare names, write."""
     if (_FROM.value is None) == (_TO.value is None):
         raise cli.UserError("give either --from or --to")
-    of_file = {"guided-diffusion": [_FILE, _CONFIG], "stargan-v2": [_FILE]}
-    _require(_OUTPUT, *([_WORKDIR] if _TO.value else of_file.get(_FROM.value, [])))
+    of_file = [_FILE] * (_FROM.value in _OF_ONE_FILE) + [_CONFIG] * (_FROM.value == "guided-diffusion")
+    _require(_OUTPUT, *([_WORKDIR] if _TO.value else of_file))
     if _FROM.value == "pytorch-cyclegan-pix2pix" and (_FOLDER.value is None) == (_GENERATOR.value is None):
         raise cli.UserError("give either --folder, for all networks of a training, or --generator, for one file")
     from medgen_jax.engine import runtime
@@ -58,36 +63,40 @@ def _require(*needed: flags.FlagHolder) -> None:
 
 
 def _read() -> list[str]:
-    from medgen_jax import conversion, guided_diffusion_conversion, stargan_v2_conversion
+    from medgen_jax import conversion, dcgan_conversion, stargan_v2_conversion, stylegan2_conversion
+    from medgen_jax.guided_diffusion_conversion import from_guided_diffusion
 
+    given = _FILE.value, _OUTPUT.value, _CONFIG.value
+    if _FROM.value in _STYLEGAN2:
+        return stylegan2_conversion.from_stylegan2(_FROM.value, *given)
+    if _FROM.value == "dcgan":
+        return dcgan_conversion.from_dcgan(*given)
     if _FROM.value == "stargan-v2":
-        return stargan_v2_conversion.from_stargan_v2(_FILE.value, _OUTPUT.value, _CONFIG.value)
+        return stargan_v2_conversion.from_stargan_v2(*given)
     if _FROM.value == "guided-diffusion":
-        return guided_diffusion_conversion.from_guided_diffusion(
-            _FILE.value, _CONFIG.value, _OUTPUT.value, null_row=_NULL_ROW.value
-        )
-    named = {"G": _GENERATOR.value} | ({"D": _DISCRIMINATOR.value} if _DISCRIMINATOR.value else {})
-    return conversion.from_torch(
-        conversion.find_files(_FOLDER.value, _EPOCH.value) if _FOLDER.value else named,
-        _OUTPUT.value,
-        size=_SIZE.value,
-        stats=_STATS.value,
-        dropout=_DROPOUT.value,
-    )
+        return from_guided_diffusion(_FILE.value, _CONFIG.value, _OUTPUT.value, null_row=_NULL_ROW.value)
+    one = {name: flag.value for name, flag in (("G", _GENERATOR), ("D", _DISCRIMINATOR)) if flag.value}
+    files = conversion.find_files(_FOLDER.value, _EPOCH.value) if _FOLDER.value else one
+    options = {"size": _SIZE.value, "stats": _STATS.value, "dropout": _DROPOUT.value}
+    return conversion.from_torch(files, _OUTPUT.value, **options)
 
 
 def _write() -> list[str]:
-    from medgen_jax import conversion, guided_diffusion_conversion, sampling, stargan_v2_conversion
+    from medgen_jax import conversion, dcgan_conversion, sampling, stargan_v2_conversion, stylegan2_conversion
+    from medgen_jax.guided_diffusion_conversion import to_guided_diffusion
 
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
+    given = _WORKDIR.value, _OUTPUT.value, which
+    if _TO.value in _STYLEGAN2:
+        return stylegan2_conversion.to_stylegan2(_TO.value, *given)
+    if _TO.value == "dcgan":
+        return dcgan_conversion.to_dcgan(*given)
     if _TO.value == "stargan-v2":
-        return stargan_v2_conversion.to_stargan_v2(_WORKDIR.value, _OUTPUT.value, which)
+        return stargan_v2_conversion.to_stargan_v2(*given)
     if _TO.value == "guided-diffusion":
-        return guided_diffusion_conversion.to_guided_diffusion(
-            _WORKDIR.value, _OUTPUT.value, which, null_row=_NULL_ROW.value
-        )
+        return to_guided_diffusion(*given, null_row=_NULL_ROW.value)
     if _TO.value == "pytorch-cyclegan-pix2pix":
-        return conversion.to_torch(_WORKDIR.value, _OUTPUT.value, which)
+        return conversion.to_torch(*given)
     folder = sampling.export_sampler(_WORKDIR.value, _OUTPUT.value, _SAMPLER.value, which)
     about = sampling.load_exported(folder).about
     return [

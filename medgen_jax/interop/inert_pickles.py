@@ -1,4 +1,4 @@
-"""Arrays out of pickles that are never executed: TorchScript archives and trees of NumPy arrays. NumPy alone.
+"""Arrays out of pickles that are never executed: TorchScript archives, trees of NumPy arrays, modules. NumPy alone.
 
 A pickle is a program that may name any function of the interpreter. Here it meets stand-ins: each of the
 few names these files need stands for a record of ours that only remembers its arguments, and any other
@@ -39,7 +39,9 @@ class _Module:
 
 
 class _Storage(NamedTuple):
-    key: str
+    """Stands for a tensor's values: their place in an archive, or their bytes; and how many they are."""
+
+    key: str | memoryview
     count: int
 
 
@@ -90,6 +92,45 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Te
     return _Tensor(storage, offset, shape, strides)
 
 
+class _Options(dict):
+    """Stands for a dictionary with attributes."""
+
+    def __setstate__(self, _: Any) -> None:
+        """Its attributes are its entries."""
+
+
+def _persistent(meta: Any) -> _Module:
+    """A module that is pickled as its source code, which stays text, and its attributes."""
+    kinds = ("_parameters", "_buffers", "_modules")
+    state = meta.get("state") if isinstance(meta, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(state.get(kind), dict) for kind in kinds):
+        raise _Malformed("one of its modules has no parameters, buffers and modules")
+    module = _Module()
+    module.attributes = {name: child for kind in kinds for name, child in state[kind].items()}
+    return module
+
+
+def _storage_in(content: Any) -> _Storage:
+    """The values in a storage that was pickled by itself: five pickles, a count and the values.
+
+    The pickles are the magic number, the version, sizes and byte order, the storage, and the list of its key.
+    """
+    if not isinstance(content, bytes):
+        raise _Malformed("one of its storages has no bytes")
+    parts, start = [], 0
+    for _ in range(5):
+        end = _end_of_pickle(content, start)
+        parts.append(_unpickle(content[start:end], _LONE_STORAGE, modules=True))
+        start = end
+    match parts:
+        case [int(magic), int(), {"little_endian": True}, _Storage(key, count), [same]]:
+            counted = int.from_bytes(content[start : start + 8], "little")
+            if magic == _MAGIC and key == same and count == counted and len(content) == start + 8 + 4 * count:
+                return _Storage(memoryview(content)[start + 8 :], count)
+    raise _Malformed("one of its storages is no little-endian float32 storage")
+
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # what a storage outside of an archive starts with
 _FLOAT_STORAGE = _Function(lambda *_: None)  # a type that is only ever passed on
 
 StandIns = Mapping[tuple[str, str], Callable[..., Any]]
@@ -98,6 +139,19 @@ _TORCHSCRIPT: StandIns = {
     ("torch", "FloatStorage"): _FLOAT_STORAGE,
     ("torch.jit._pickle", "build_intlist"): _Function(lambda numbers: numbers),
     ("collections", "OrderedDict"): _Function(lambda *_: {}),
+}
+_LONE_STORAGE: StandIns = {("torch", "FloatStorage"): _FLOAT_STORAGE}
+_MODULES: StandIns = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Function(_persistent),
+    ("dnnlib.util", "EasyDict"): _Options,
+    ("collections", "OrderedDict"): _Function(lambda *_: {}),
+    ("builtins", "set"): _Function(lambda *_: None),
+    ("torch._utils", "_rebuild_parameter"): _Function(lambda tensor, *_: tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(_tensor),
+    ("torch.storage", "_load_from_bytes"): _Function(_storage_in),
+    ("numpy.core.multiarray", "scalar"): _Function(lambda *_: None),
+    ("numpy._core.multiarray", "scalar"): _Function(lambda *_: None),
+    ("numpy", "dtype"): _DType,
 }
 _NUMPY: StandIns = {
     ("numpy.core.multiarray", "_reconstruct"): _Function(lambda *_: _Array()),
@@ -123,7 +177,7 @@ class _InertUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            case ("storage", kind, str(key), str(), int(count)) if self._modules and kind is _FLOAT_STORAGE:
+            case ("storage", kind, str(key), str(), int(count), *_) if self._modules and kind is _FLOAT_STORAGE:
                 return _Storage(key, count)
         raise _Malformed("its pickle refers to something outside that is no float32 storage")
 
@@ -191,6 +245,42 @@ def read_array_tree(content: bytes, source: str) -> Arrays:
         raise UserError(f"{source}: {fault}") from None
 
 
+def read_modules(content: bytes, source: str) -> Arrays:
+    """The float32 parameters and buffers of pickled PyTorch modules that carry their own source code, by name.
+
+    The snapshots of StyleGAN2-ADA and of what followed it are such files. The code in them is never run.
+
+    Args:
+      content: the pickle of a dictionary of modules.
+      source: where it is from, for messages.
+
+    Returns:
+      arrays by module and name, such as ``G_ema.mapping.fc0.weight``.
+
+    Raises:
+      UserError: damaged, too large, or in need of anything but such modules, plain values and float32 tensors.
+    """
+    try:
+        if len(content) > BUDGET:
+            raise _Malformed(f"takes more than the {BUDGET} bytes allowed")
+        root = _unpickle(content, _MODULES, modules=False)
+        if not isinstance(root, dict):
+            raise _Malformed("holds no dictionary of modules")
+        return {name: _window(name, tensor, tensor.storage.key) for name, tensor in _leaves(root, ".", _Tensor)}
+    except _Malformed as fault:
+        raise UserError(f"{source}: {fault}") from None
+
+
+def _end_of_pickle(content: bytes, start: int) -> int:
+    stream = io.BytesIO(content)
+    stream.seek(start)
+    try:
+        *_, (_, _, stop) = pickletools.genops(stream)
+    except Exception as error:  # as in `_unpickle`
+        raise _Malformed(f"one of its storages is damaged ({type(error).__name__})") from None
+    return stop + 1
+
+
 def _unpickle(content: bytes, stand_ins: StandIns, modules: bool) -> Any:
     try:
         # A memo slot is made by its number: one opcode of five bytes could ask for 70 GB.
@@ -224,7 +314,7 @@ def _leaves(root: Any, separator: str, kind: type) -> list[tuple[str, Any]]:
     return found
 
 
-def _window(name: str, tensor: _Tensor, content: bytes) -> np.ndarray:
+def _window(name: str, tensor: _Tensor, content: bytes | memoryview) -> np.ndarray:
     """The float32 array that a tensor shows of the bytes of its storage."""
     storage, offset, shape, strides = tensor
     if not _is_shape(shape) or not _is_shape(strides) or not _is_shape((offset,)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,8 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 
     Nested dictionaries, such as one per network, are flattened with dots (``generator.to_rgb.2.weight``);
     a ``module.`` prefix that every name of a dictionary carries (DataParallel) is removed; entries that
-    are not tensors are left out. float16 and bfloat16 become float32, other dtypes are kept.
+    are not tensors, such as the options of a training script, are left out. float16 and bfloat16 become
+    float32, other dtypes are kept.
 
     Args:
       path: a ``.pth``, ``.pt`` or ``.ckpt`` file, zip or legacy format.
@@ -50,7 +52,9 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: no such file")
     torch = _import_torch(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Training scripts leave their options beside the weights: a record of attributes without behaviour.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path}: refused, because it holds Python objects beside tensors or is no PyTorch file; "

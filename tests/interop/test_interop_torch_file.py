@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pathlib
 import pickle
@@ -99,6 +100,18 @@ class TestWithTorch:
         # The same file does run when it is trusted, so the marker would have told.
         torch.load(path, weights_only=False) if form != "pickle" else pickle.loads(path.read_bytes())
         assert marker.exists()
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_options_of_a_script_are_passed_over_but_not_what_they_hold(
+        self, torch, tmp_path: pathlib.Path, zipped: bool
+    ) -> None:
+        marker, form = tmp_path / "ran", {"_use_new_zipfile_serialization": zipped}
+        content = {"weight": torch.ones(1), "args": argparse.Namespace(size=8, path="x")}
+        assert list(read_state_dict(self.save(torch, tmp_path, content, **form))) == ["weight"]
+        content["args"].more = Payload(marker)
+        with pytest.raises(UserError, match=r"net\.pth: refused"):
+            read_state_dict(self.save(torch, tmp_path, content, **form))
+        assert not marker.exists()
 
     @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off", b"\x89PNG\r\n\x1a\n"])
     def test_damaged_files_are_user_errors(self, torch, tmp_path: pathlib.Path, content: bytes) -> None:
