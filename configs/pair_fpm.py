@@ -2,7 +2,8 @@
 
     python -m medgen_jax.train --config configs/pair_fpm.py --workdir runs/pair --config.data.source=DIR
 
-DIR holds {train,val}/{A,B}/name.png: A the phase, B the amplitude, one channel each, same names. The paper
+DIR holds {train,val}/{A,B}/name.png: A the phase, B the amplitude, one channel each, same names; out of LED
+stacks `python -m medgen_jax.reconstruct --pairs STACKS --optics FILE --output OUT` writes OUT/amplitude. The paper
 trains on 1,141 such pairs for 500 epochs. It fixes the order of learning: the discriminator alone, without
 the generator, until it reads amplitude images accurately; then frozen while the generator learns; and so on
 in turn (medgen_jax/systems/phases.py). Its accuracy is read on the pairs of the val split. Resolution,

@@ -11,5 +11,5 @@ counterfactual_folders   images, counterfactuals and scores: written by one comm
 led_stacks               frames of a microscope, one per LED: MAT, HDF5, NPZ, TIFF, folders; read in parts
 severity_scores          graded scores of images, from RALO or a CSV file
 builders/   write prepared sets             inspection/ what a set holds, and what is odd about it
-isl/        a small real data set (see its README)
+isl/        a small real data set (see its README); hololab/: a small real LED stack
 """

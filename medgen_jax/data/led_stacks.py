@@ -27,6 +27,8 @@ from medgen_jax.data import images
 from medgen_jax.data.formats import budget, hdf5, matlab
 
 _IMAGES, _TIFF, _ARRAYS = (".tif", ".tiff", ".png"), (".tif", ".tiff"), (".mat", ".h5", ".hdf5", ".npz", ".npy")
+#: Endings of files that may hold a stack.
+SUFFIXES = (*_ARRAYS, *_TIFF)
 #: Names under which frames are taken without being asked for, where a file holds several stacks.
 _USUAL = ("ptychogram",)
 _FIRST, _LAST = "first", "last"
@@ -132,7 +134,7 @@ def open_stack(path: str | Path, field: str = "", axis: str = "", count: int | N
         elif path.suffix.lower() in _ARRAYS or hdf5.is_hdf5(path):
             stack = _array(path, field, axis, count)
         else:
-            known = ", ".join((*_ARRAYS, *_TIFF))
+            known = ", ".join(SUFFIXES)
             raise UserError(f"{path}: no stack; expected a folder of images, or one of {known}")
     if not stack.frames:
         raise UserError(f"{stack.label}: there are no frames")

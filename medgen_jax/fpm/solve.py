@@ -145,9 +145,9 @@ def solve(
     single = isinstance(optics, Optics)
     each = (optics,) if single else tuple(optics)
     stack = np.asarray(stack)[None] if single else np.asarray(stack)
-    _check_stack(stack, each, saturation)
-    tiles, chosen = _tiles(stack, each, settings, amplitude, background, saturation)
-    lens = _lens(each[0])
+    check_stack(stack, each, saturation)
+    tiles, chosen = make_tiles(stack, each, settings, amplitude, background, saturation)
+    lens = axial_lens(each[0])
     shape = (stack.shape[-1], each[0].factor * stack.shape[-1])
     numbers = {name: jnp.float32(getattr(settings, name)) for name in NUMBERS}
     form = {"lens": lens, "shape": shape, "settings": _form(settings), "squared": not amplitude}
@@ -169,13 +169,18 @@ def _form(settings: Settings) -> Settings:
     return dataclasses.replace(settings, **plain, held_out=0.5 if settings.held_out else 0.0)
 
 
-def _lens(optics: Optics) -> Optics:
+def axial_lens(optics: Optics) -> Optics:
     """What of the optics shapes the program: not where LEDs and tile are, so that other places compile nothing."""
     axis = Board(Points(((0.0, 0.0),)), 0.1)
     return dataclasses.replace(optics, leds=axis, tile=(0.0, 0.0), glass=None, defocus=0.0, upsampling=optics.factor)
 
 
-def _check_stack(stack: np.ndarray, optics: tuple[Optics, ...], saturation: float | None) -> None:
+def check_stack(stack: np.ndarray, optics: tuple[Optics, ...], saturation: float | None) -> None:
+    """Refuse frames (tiles, LEDs, N, N) that are no measurements, or not those of these optics, one per tile.
+
+    Raises:
+      UserError: naming what is wrong.
+    """
     if stack.ndim != 4 or stack.shape[-1] != stack.shape[-2] or stack.shape[-1] < 4:
         shape = stack.shape[1:] if len(optics) == 1 else stack.shape
         raise UserError(f"stack of shape {shape}: expected square frames (LEDs, N, N) of 4 pixels or more")
@@ -184,7 +189,7 @@ def _check_stack(stack: np.ndarray, optics: tuple[Optics, ...], saturation: floa
     for one in optics:
         one.check_frames(stack.shape[1])
         check_sampling(one)
-        if (_lens(one), one.defocus) != (_lens(optics[0]), optics[0].defocus):
+        if (axial_lens(one), one.defocus) != (axial_lens(optics[0]), optics[0].defocus):
             raise UserError("optics of tiles may differ in LEDs, glass and tile only; set upsampling in all of them")
     if np.issubdtype(stack.dtype, np.floating):
         bad = ~np.isfinite(stack).all(axis=(0, 2, 3))
@@ -200,9 +205,19 @@ def _check_stack(stack: np.ndarray, optics: tuple[Optics, ...], saturation: floa
         raise UserError(f"stack: every pixel is at or above saturation = {saturation:g}; check its value")
 
 
-def _tiles(
+def make_tiles(
     stack: np.ndarray, optics: tuple[Optics, ...], settings: Settings, amplitude: bool, background: Any, ceiling: Any
 ) -> tuple[Tile, np.ndarray]:
+    """Tiles on the device, stacked, and which of their LEDs are held out (tiles, LEDs).
+
+    Args:
+      stack, optics: that passed `check_stack`.
+      settings: what they say of dark frames and of LEDs to be held out.
+      amplitude, background, ceiling: as `solve` takes them, ``ceiling`` being its ``saturation``.
+
+    Raises:
+      UserError: for a background that does not fit, or a dark frame where the brightest should be.
+    """
     count, leds = stack.shape[:2]
     stray = np.asarray(background, np.float32)
     if stray.shape not in ((), (leds,), (count, leds)) or not (np.isfinite(stray) & (stray >= 0)).all():

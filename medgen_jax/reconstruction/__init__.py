@@ -4,7 +4,16 @@ It joins readers, solvers and pictures.
 
 * ``description``: ``optics.yaml``: the microscope, how the stack is stored, how it is solved.
 * ``stacks``: a stack that fits its description; what is odd about the two, in words.
+* ``calibrating``: what a stack says about its description, used and written down.
 * ``results``: the files that are written, and the numbers.
 * ``pictures``: the panel of a reconstruction, and the preview before it.
 * ``commands``: from what was typed to all of these.
+* ``demo``: the stack that ships with the package.
+
+Pairs of phase and amplitude out of many stacks, for training:
+
+* ``pair_plan``: which fields and colours there are, and which split each field is in.
+* ``pair_fields``: every field solved, the next one's stacks read meanwhile.
+* ``colour_shifts``, ``registered``: its colours on one grid, level phase, amplitudes in step, a mask.
+* ``pair_tiles``, ``pairs``: tiles on one scale, their files, list and metadata.
 """

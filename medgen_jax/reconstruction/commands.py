@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,8 @@ import numpy as np
 from medgen_jax.core.errors import UserError
 from medgen_jax.fpm import Settings, Solution
 from medgen_jax.fpm.field_of_view import Cover, Field, cover_of, optics_of, solve_field, solve_tiles
-from medgen_jax.reconstruction import pictures, results
-from medgen_jax.reconstruction.description import read_description
+from medgen_jax.reconstruction import calibrating, pictures, results
+from medgen_jax.reconstruction.description import Description, read_description
 from medgen_jax.reconstruction.stacks import Opened, open_described, summary
 from medgen_jax.viz.grids import save_png
 
@@ -35,6 +36,7 @@ class Given:
       tile, overlap: pixels of a frame; None as `medgen_jax.fpm.field_of_view.cover_of` chooses.
       method, passes, held_out: in place of the description's; None: as it says.
       overwrite: whether results may be replaced.
+      calibrate: names of calibrations to be made before, out of `medgen_jax.fpm.calibration.STEPS`.
     """
 
     stack: str
@@ -46,6 +48,7 @@ class Given:
     passes: int | None = None
     held_out: float | None = None
     overwrite: bool = False
+    calibrate: tuple[str, ...] = ()
 
 
 class Done(NamedTuple):
@@ -66,7 +69,31 @@ def reconstruct(given: Given, say: Say = lambda text: None) -> Done:
     Raises:
       UserError: the first thing that does not fit.
     """
-    opened, settings = _opened(given, say)
+    return reconstruct_opened(given, *_opened(given, say), say)
+
+
+def reconstruct_opened(given: Given, opened: Opened, settings: Settings, say: Say = lambda text: None) -> Done:
+    """The rest of `reconstruct`, of a stack that is open: calibrate where that was asked for, solve, write.
+
+    Raises:
+      UserError: tiles that do not fit, a folder that holds results or cannot be made.
+    """
+    if not given.calibrate:
+        return _solved(given, opened, settings, say)
+    folder = results.prepared(given.output, given.overwrite)
+    opened, described, found = calibrating.calibrated(opened, given.calibrate, say)
+    calibrating.write(folder, opened.optics, described, settings)
+    return _solved(given, opened, settings, say, {"calibration": found})
+
+
+def _solved(
+    given: Given,
+    opened: Opened,
+    settings: Settings,
+    say: Say,
+    beside: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Done:
+    """Solve and write; what is ``beside`` goes into ``scores.json`` as well."""
     cover = _cover(given, opened)
     # Optics of every tile are made here, so that what is wrong with one of them is said before solving.
     optics_of(opened.optics, cover)
@@ -78,7 +105,7 @@ def reconstruct(given: Given, say: Say = lambda text: None) -> Done:
     )  # fmt: skip
     seconds = time.perf_counter() - begun
     judge, from_second = _judged(opened, field, settings, say)
-    scores = _scores(field, judge, from_second, seconds)
+    scores = {**_scores(field, judge, from_second, seconds), **beside}
     images = results.images_of(field.obj)
     about = {"stack": Path(given.stack).name, "method": settings.method, "seam_score": field.seam_score}
     results.write(folder, field, images, about)
@@ -87,6 +114,15 @@ def reconstruct(given: Given, say: Say = lambda text: None) -> Done:
     save_png(folder / results.PANEL, pictures.panel_of(opened, field, images, heldout_curve, title))
     results.write_scores(folder, scores)
     return Done(folder, scores, _endings(field.solution, field.cover))
+
+
+def outcome(scores: Mapping[str, Any]) -> str:
+    """The numbers that say how good a solution is, in a sentence."""
+    return (
+        f"residual {scores['residual']:.4f}, {scores['residual_best_gain']:.4f} with the best gains, "
+        f"{scores['residual_heldout']:.4f} of {scores['leds_heldout']} LEDs held out; {scores['passes']} passes in "
+        f"{scores['seconds']:.1f} s; seam score {scores['seam_score']:.3f} (1: none)"
+    )
 
 
 def preview(given: Given, say: Say = lambda text: None) -> Path:
@@ -102,15 +138,25 @@ def preview(given: Given, say: Say = lambda text: None) -> Path:
 
 def _opened(given: Given, say: Say) -> tuple[Opened, Settings]:
     description = read_description(given.optics)
+    settings = settings_of(given, description)
+    opened = open_described(given.stack, description)
+    introduce(opened, say)
+    return opened, settings
+
+
+def settings_of(given: Given, description: Description) -> Settings:
+    """The description's, but for what was typed."""
     changes = {name: getattr(given, name) for name in ("method", "passes", "held_out")}
-    settings = dataclasses.replace(
+    return dataclasses.replace(
         description.settings, **{name: value for name, value in changes.items() if value is not None}
     )
-    opened = open_described(given.stack, description)
+
+
+def introduce(opened: Opened, say: Say) -> None:
+    """Say what will be solved, and what is odd about it."""
     say(summary(opened))
     for note in opened.notes:
         say(f"note: {note}")
-    return opened, settings
 
 
 def _cover(given: Given, opened: Opened) -> Cover:

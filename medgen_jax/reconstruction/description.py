@@ -46,6 +46,7 @@ class Recording:
       axis: of the frames, ``first`` or ``last``; empty to have it found.
       background: stray light, counts of intensity.
       saturation: value from which a pixel is saturated and does not count.
+      gains: brightness of every LED, by which frames are divided; empty where it is not known beforehand.
     """
 
     values: str
@@ -53,6 +54,7 @@ class Recording:
     axis: str = ""
     background: float = 0.0
     saturation: float | None = None
+    gains: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values not in VALUES:
@@ -63,6 +65,9 @@ class Recording:
             raise UserError(f"stack.background = {self.background:g}: counts cannot be negative")
         if self.saturation is not None and not self.saturation > 0:
             raise UserError(f"stack.saturation = {self.saturation:g}: must be positive; leave it out for none")
+        for number, gain in enumerate(self.gains):
+            if not 1e-3 <= gain <= 1e3:
+                raise UserError(f"stack.gains[{number}] = {gain:g}: must lie between 0.001 and 1000")
 
 
 @dataclass(frozen=True)
@@ -90,16 +95,25 @@ def read_description(path: str | Path) -> Description:
         with the file's name.
     """
     path = find(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
+    content = read_yaml(path)
     try:
         return _described(path, content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+      UserError: it cannot be read, or is no YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
 
 
 def optics_of(description: Description, stack: str | Path) -> Optics:

@@ -27,6 +27,7 @@ from medgen_jax.fpm.field_of_view import Field
 from medgen_jax.ops.unwrap import unwrap
 
 SCORES, OBJECT, PANEL, PREVIEW = "scores.json", "reconstruction.h5", "panel.png", "preview.png"
+AMPLITUDE, PHASE = "amplitude.tif", "phase.tif"
 _LEVELS = 65535
 
 
@@ -59,8 +60,8 @@ def write(folder: Path, field: Field, images: Images, about: Mapping[str, Any]) 
     optics = field.optics[field.middle]
     pixel = optics.pixel / optics.factor
     _write_hdf5(folder / OBJECT, field, {**about, "pixel": pixel, "optics": json.dumps(optics.to_mapping())})
-    write_levels(folder / "amplitude.tif", images.amplitude, "amplitude", "1", pixel, low=0.0)
-    write_levels(folder / "phase.tif", images.phase, "phase", "rad", pixel)
+    write_levels(folder / AMPLITUDE, images.amplitude, "amplitude", "1", pixel, low=0.0)
+    write_levels(folder / PHASE, images.phase, "phase", "rad", pixel)
 
 
 def write_levels(
@@ -90,12 +91,35 @@ def write_levels(
         )  # fmt: skip
 
 
+def read_levels(path: Path) -> np.ndarray:
+    """What `write_levels` has written, (h, w) float32.
+
+    Raises:
+      UserError: a file that is not there, or not one of these.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            said, levels = json.loads(tiff.pages[0].description), tiff.asarray()
+        return (said["low"] + levels * said["step"]).astype(np.float32)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); reconstruct its stack again") from error
+
+
 def write_scores(folder: Path, scores: Mapping[str, Any]) -> Path:
     """``scores.json``, last of all: where it is, the rest is whole. Numbers that are none become null."""
     path = folder / SCORES
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in scores.items()}
+    return write_text(path, json.dumps(plain, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """A file of text, whole or not at all.
+
+    Raises:
+      UserError: a place that cannot be written.
+    """
     with _replacing(path) as scratch:
-        scratch.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
     return path
 
 

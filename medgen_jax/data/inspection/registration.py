@@ -56,7 +56,7 @@ def shift(a: np.ndarray, b: np.ndarray) -> Shift | None:
 
 def _peak(one: np.ndarray, other: np.ndarray) -> tuple[int, int] | None:
     """Shift of the highest phase correlation; None where an image has no edges."""
-    first, second = (np.fft.rfft2(_edges(grey)) for grey in (one, other))
+    first, second = (np.fft.rfft2(edges(grey)) for grey in (one, other))
     cross = second * first.conj()
     size = np.abs(cross)
     if size.max() <= 1e-9:
@@ -82,7 +82,7 @@ def _middle(image: np.ndarray) -> np.ndarray:
     return image[tops[0] : tops[0] + _SIDE, tops[1] : tops[1] + _SIDE]
 
 
-def _edges(grey: np.ndarray) -> np.ndarray:
+def edges(grey: np.ndarray) -> np.ndarray:
     """Gradient magnitude under a Hann window, without its mean: blind to inverted contrast and to the frame."""
     rows, columns = np.gradient(grey)
     edges = np.hypot(rows, columns)
