@@ -3,6 +3,7 @@
     --real DIR --fake DIR --output OUT        a folder of generated images against a folder of real ones
     --workdir RUN --split test                a trained run on a split of its own data
     --workdir RUN --study noise               the same under noise on the sources
+    --workdirs RUN,RUN --study medstylegan2   GAN, DCGAN and both Med-StyleGAN2, as in the paper
     --real DIR --save_statistics FILE.npz     keep what FID needs of the real images
     --fake DIR --train DIR --held_out DIR --metrics memorisation --output OUT
     --counterfactuals DIR[,DIR2] --judge RUN  folders of counterfactuals, each a row of the same tables
@@ -46,28 +47,26 @@ _SPLIT = flags.DEFINE_string("split", None, "Split of the run's data; test, or v
 _WHICH = flags.DEFINE_string("checkpoint", "last", "Checkpoint of the run or judge: last, best, or a step.")
 _SAMPLER = flags.DEFINE_string("sampler", None, "Which of the run's samplers, such as a2b; its first by default.")
 _DATA = flags.DEFINE_string("data", None, "Where the run's data are now, if they were moved.")
-_STUDY = flags.DEFINE_enum("study", None, ["noise"], "How FID and KID of a run change with noise on its sources.")
+_STUDY = flags.DEFINE_enum("study", None, ["noise", "medstylegan2"], "Noise on a run's sources, or a paper's table.")
 _NOISE = flags.DEFINE_list("noise", ["0", "5", "10", "25", "50"], "Standard deviations, 8-bit levels, of the study.")
 _BANDS = flags.DEFINE_list("bands", ["none", "0.02-0.25"], "Its pass bands, low-high in cycles per pixel, or none.")
 _COUNTERFACTUALS = flags.DEFINE_list("counterfactuals", [], "Folders made by counterfactual, each a row.")
 _JUDGE = flags.DEFINE_string("judge", None, "Run of a classifier that did not guide them, for their flip rate.")
-_TRAIN_BOXES = flags.DEFINE_string(
-    "train_boxes", None, "Such a folder of training images, or CSV path,x,y,width,height."
-)
+_TRAIN_BOXES = flags.DEFINE_string("train_boxes", None, "A folder of training images, or CSV path,x,y,width,height.")
+_WORKDIRS = flags.DEFINE_list("workdirs", [], "Runs of gan, dcgan, stylegan2 and stargan_v2, side by side.")
+_N = flags.DEFINE_integer("n", None, "Images that are drawn of each class out of noise; 8,000 by default.")
+_TSTR = flags.DEFINE_bool("tstr", False, "Train the network of --judge on drawn and on real images, test on real ones.")
 _FORMS = (_REAL, _FAKE, _TRAIN, _HELD_OUT, _PATIENTS, _SAVE_STATISTICS, _WORKDIR, _SPLIT, _SAMPLER, _DATA, _STUDY,
-          _COUNTERFACTUALS, _JUDGE, _TRAIN_BOXES, _OUTPUT)  # fmt: skip
+          _COUNTERFACTUALS, _JUDGE, _TRAIN_BOXES, _WORKDIRS, _N, _TSTR, _OUTPUT)  # fmt: skip
 
 
 def _settings() -> Any:
     from medgen_jax.evaluation.settings import Settings
 
-    return Settings(
-        metrics=tuple(name.strip() for name in _METRICS.value if name.strip()),
-        resize=_RESIZE.value, weights=_WEIGHTS.value, lpips_net=_LPIPS_NET.value, k=_K.value,
-        kid_subsets=_KID_SUBSETS.value, kid_subset_size=_KID_SUBSET_SIZE.value, level=_LEVEL.value,
-        resamples=_RESAMPLES.value, seed=_SEED.value, batch=_BATCH.value, pictures=_PICTURES.value,
-        names=_NAMES.value, cache=not _NO_CACHE.value, overwrite=_OVERWRITE.value,
-    )  # fmt: skip
+    alike = (_RESIZE, _WEIGHTS, _LPIPS_NET, _K, _KID_SUBSETS, _KID_SUBSET_SIZE, _LEVEL, _RESAMPLES, _SEED, _BATCH,
+             _PICTURES, _NAMES, _OVERWRITE)  # fmt: skip
+    metrics = tuple(name.strip() for name in _METRICS.value if name.strip())
+    return Settings(metrics, cache=not _NO_CACHE.value, **{flag.name: flag.value for flag in alike})
 
 
 def main(_: list[str]) -> int:
@@ -75,21 +74,24 @@ def main(_: list[str]) -> int:
     from medgen_jax.evaluation import forms
 
     forms.require_one({flag.name: flag.value for flag in _FORMS})
-    from medgen_jax.engine import runtime
-    from medgen_jax.engine.console import Console
-    from medgen_jax.evaluation import counterfactuals, noise, results, runs, sets
+    from medgen_jax.engine import console, runtime
+    from medgen_jax.evaluation import counterfactuals, noise, results, runs, sets, synthesis_study
 
     runtime.start()
-    settings, say = _settings(), Console().say
+    settings, say = _settings(), console.Console().say
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
     options = {flag.name: flag.value for flag in (_SPLIT, _SAMPLER, _DATA, _AGAINST)} | {"which": which, "say": say}
-    if _STUDY.value:
+    if _STUDY.value == "noise":
         rows = noise.sources(noise.parse_levels(_NOISE.value), noise.parse_bands(_BANDS.value))
         found = noise.study(_WORKDIR.value, _OUTPUT.value, settings, rows, **options)
     elif _COUNTERFACTUALS.value:
         of_folders = {flag.name: flag.value for flag in (_COUNTERFACTUALS, _JUDGE, _TRAIN_BOXES, _AGAINST)}
         request = counterfactuals.Request(**of_folders, checkpoint=which)
         found = counterfactuals.evaluate(request, _OUTPUT.value, settings, say=say)
+    elif _WORKDIRS.value:
+        of_runs = {flag.name: flag.value for flag in (_WORKDIRS, _N, _JUDGE, _TSTR, _DATA, _AGAINST)}
+        request = synthesis_study.Request(**of_runs, checkpoint=which)
+        found = synthesis_study.evaluate(request, _OUTPUT.value, settings, say=say)
     elif _WORKDIR.value is not None:
         found = runs.evaluate(_WORKDIR.value, _OUTPUT.value, settings, **options)
     elif _FAKE.value is not None:

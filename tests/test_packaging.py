@@ -116,6 +116,7 @@ def test_the_wheel_carries_code_configurations_images_and_licences(wheel):
     code = {str(p.relative_to(ROOT)) for p in (ROOT / "medgen_jax").rglob("*.py")}
     images = {str(p.relative_to(ROOT)) for p in (ROOT / "medgen_jax" / "data" / "isl").rglob("*.png")}
     files = [p for p in (ROOT / "configs").rglob("*") if p.suffix in (".py", ".yaml", ".sbatch")]
+    images |= {f"medgen_jax/data/hololab/{name}" for name in ("stack.h5", "optics.yaml", "README.md")}
     configs = {f"medgen_jax/{p.relative_to(ROOT)}" for p in files}
     assert images
     assert "medgen_jax/configs/quickstart.py" in configs

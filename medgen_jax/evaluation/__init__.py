@@ -7,6 +7,7 @@ above:
   ``noise``: the same under noise on the source images. ``classes``: a run that answers with classes; ``answers``: its
   numbers; ``labelled``: its records. ``validated``: a run by its system's own evaluators.
 * ``counterfactuals``: folders of counterfactuals side by side. ``severity``: scores learned from residuals.
+  ``synthesis_study``: runs that synthesise X-rays side by side.
 * ``measures``: the table of metrics. An entry says what a metric needs, how it is computed and which direction is
   better: ``distances`` of feature sets, ``pairs`` of images, ``memorisation``. A new metric is one more entry.
 * ``numbers``: entries of ``metrics.json`` from what was measured. ``scores``: one number with its interval.

@@ -116,7 +116,7 @@ def test_a_page_stands_alone_warns_and_escapes(tmp_path):
     ]  # fmt: skip
     assert len(names) == 8
     assert [cell for cell, _ in parsed.rows[1]] == [
-        "<b>a</b>.png", "<i>", "AP", "500", "0.1000", "0.0100", "0.0200",
+        "<b>a</b>.png", "<i>", "AP", "500", "3", "0.1000", "0.0100", "0.0200",
     ]  # fmt: skip
 
 
@@ -126,10 +126,23 @@ def test_it_says_so_where_a_residual_is_no_finding(tmp_path):
     assert "no larger than the control's: not a finding" not in Parsed(page(tmp_path, ("a", entry())).render()).text
 
 
+def test_chosen_depths_and_scales_stand_with_their_gaps(tmp_path):
+    gaps = {"forward_gap": 0.25, "forward_gap_reference": 0.5}
+    settings = {"scale": "auto", "scale_range": [0.0, 3.0], "reference": "train"}
+    made = page(tmp_path, ("a", entry(scale=1.5, numbers=gaps)), ("b", entry(scale=None, depth=None)), **settings)
+    parsed = Parsed(made.render())
+    assert [cell for cell, _ in parsed.rows[0]][3:5] == ["Depth", "Scale"]
+    assert [cell for cell, _ in parsed.rows[0]][-1] == "Widest gap"
+    assert [[cell for cell, _ in row][3:5] for row in parsed.rows[1:]] == [["500", "1.5000"], ["\u2013", "\u2013"]]
+    assert "Widest gap: how much guidance would change" in parsed.text and "depth 500; scale 1.5" in parsed.text
+    assert {"Scales from, to", "0, 3", "train", "auto"} <= set(parsed.words)
+
+
 def test_pictures_are_written_and_only_some_are_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(counterfactuals, "SHOWN", 1)
     made = page(tmp_path, ("a", entry()), ("b", entry()))
     made.add("c", entry(), result(), np.full((6, 8, 1), 0.1, np.float32), tmp_path / "pictures/2")
+    assert "Deviation: standard deviation" in made.render() and "Deviation" not in page(tmp_path).render()
     parsed = Parsed(made.render())
     assert "Images, 1 of 3" in parsed.words and len(parsed.rows) == 4 and len(parsed.images()) == 8
     kinds = {"counterfactual", "residual", "absolute", "overlay", "control"}
