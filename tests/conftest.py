@@ -20,8 +20,6 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-#: The file whose tests run once for every system.
-CONTRACT = "test_systems_contract"
 # XLA's optimisation of generated code is most of the time that tests of small sizes take; see below.
 QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ
 # Grain's worker processes read absl flags, which pytest never parses.
@@ -48,13 +46,6 @@ def memory_maps() -> int:
     """How many memory maps this process holds; 0 where the system does not say."""
     maps = pathlib.Path("/proc/self/maps")
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker gets the whole of a file, or of one system's part of the contract: fixtures and programs are shared."""
-    for item in items:
-        system = item.callspec.params.get("name", "") if item.path.stem == CONTRACT else ""
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{system}"))
 
 
 @pytest.hookimpl(tryfirst=True)
