@@ -68,9 +68,10 @@ def test_the_layer_starts_from_the_mean_colours_of_the_tiles(tiles):
         return colour_statistics.pooled(colour_statistics.statistics(rgb, ("lab", "hsv", "rgb")))
 
     whole = at_once(jnp.float32(rgb))
+    # Directions of random hues nearly cancel, so rounding moves the one of their mean.
     for space in whole:
         for name in ("mean", "std"):
-            np.testing.assert_allclose(found[space][name], whole[space][name], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(found[space][name], whole[space][name], rtol=1e-4, atol=1e-3)
 
 
 def test_tiles_are_spread_over_a_table_stored_class_by_class():
