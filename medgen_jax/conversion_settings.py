@@ -7,10 +7,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medgen_jax import systems
 from medgen_jax.core.errors import UserError
 
 #: Field of a configuration by its dotted path, such as ``model.channels`` -> value.
 Settings = Mapping[str, Any]
+
+
+def check(config: Any | None, system: str, whose: str) -> None:
+    """Check the system and every range of a configuration, if one is given, before a file is read.
+
+    Args:
+      config: engine fields unset, or None.
+      system: registered name of the one it has to be of.
+      whose: what the system is, such as ``DCGAN is the layout``.
+
+    Raises:
+      UserError: it is of another system, or out of range.
+    """
+    if config is None:
+        return
+    if (name := systems.name_of(config)) != system:
+        raise UserError(f"--config is of the system {name!r}; {whose} of {system!r}")
+    systems.load(system).build(config)
 
 
 def adopt(config: Any, told: Settings) -> None:

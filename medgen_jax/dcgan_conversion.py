@@ -48,10 +48,7 @@ def from_dcgan(file: str | Path, output: str | Path, config: dcgan.Config | None
       UserError: a configuration of another system or out of range; an unreadable file; one of other networks or
         sizes, naming the settings that would fit; or a directory that holds a run.
     """
-    if config is not None:
-        if (name := systems.name_of(config)) != SYSTEM:
-            raise UserError(f"--config is of the system {name!r}; this is the layout of {SYSTEM!r}")
-        dcgan.build(config)  # checks every range before the file is read
+    conversion_settings.check(config, SYSTEM, "this is the layout")
     folder = conversion.empty_rundir(output)
     state = torch_file.read_state_dict(file)
     try:

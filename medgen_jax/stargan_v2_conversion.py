@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from medgen_jax import conversion, systems
+from medgen_jax import conversion, conversion_settings, systems
 from medgen_jax.core import config as configs
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine import restore
@@ -59,10 +59,7 @@ def from_stargan_v2(file: str | Path, output: str | Path, config: stargan_v2.Con
       UserError: a configuration of another system or out of range; an unreadable file; one of other networks or
         sizes, naming the settings that would fit; or a directory that holds a run.
     """
-    if config is not None:
-        if (name := systems.name_of(config)) != SYSTEM:
-            raise UserError(f"--config is of the system {name!r}; StarGAN v2 is the layout of {SYSTEM!r}")
-        stargan_v2.build(config)  # checks every range before the file is read
+    conversion_settings.check(config, SYSTEM, "StarGAN v2 is the layout")
     folder = conversion.empty_rundir(output)
     state = torch_file.read_state_dict(file)
     try:

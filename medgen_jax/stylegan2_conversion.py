@@ -69,10 +69,7 @@ def from_stylegan2(
       UserError: a configuration of another system or out of range; an unreadable file; one of other networks or
         sizes, naming the settings that would fit; or a directory that holds a run.
     """
-    if config is not None:
-        if (system := systems.name_of(config)) != SYSTEM:
-            raise UserError(f"--config is of the system {system!r}; {name} is a layout of {SYSTEM!r}")
-        stylegan2.build(config)  # checks every range before the file is read
+    conversion_settings.check(config, SYSTEM, f"{name} is a layout")
     folder = conversion.empty_rundir(output)
     state = _read_file(name, Path(file))
     try:

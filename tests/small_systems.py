@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import player
 from medgen_jax import systems
 from medgen_jax.core import config as configs
 from medgen_jax.engine import mesh as meshes
 from medgen_jax.engine.step import fused, guarded
-from medgen_jax.nn import lpips
 from medgen_jax.systems import (
     cyclegan,
     cyclegan_options,
@@ -210,10 +210,4 @@ def batch(name: str, seed: int = 0, records: int | None = None):
 @functools.cache
 def frozen(name: str):
     """Random weights in place of the pretrained ones that its steps ask for."""
-    image = jnp.zeros((1, 24, 24, 3))
-
-    def vgg16(key):
-        return lpips.Vgg16Features().init(key, image, (cyclegan.CONTENT_TAP,))
-
-    known = {"vgg16": jax.jit(vgg16)}
-    return {weights: known[weights](jax.random.key(0)) for weights in build(name).frozen_names}
+    return jax.jit(player.fixed_weights, static_argnums=0)(build(name))

@@ -47,15 +47,7 @@ def split(state: State) -> dict[str, dict[str, np.ndarray]]:
     """
     if "tconv1.weight" in state:
         return {"g": dict(state)}
-    found: dict[str, dict[str, np.ndarray]] = {}
-    theirs = {name: own for own, name in NAMES.items()}
-    for name, array in state.items():
-        network, _, rest = name.partition(".")
-        if network in _IGNORED:
-            continue
-        if network not in theirs:
-            raise UserError(f"DCGAN weights: {name} is of none of the networks {', '.join(theirs)}")
-        found.setdefault(theirs[network], {})[rest] = array
+    found = layout.by_network("DCGAN weights", state, NAMES, _IGNORED)
     if "g" not in found:
         raise UserError("DCGAN weights: the file holds no generator")
     return found

@@ -36,15 +36,7 @@ def split(state: State) -> dict[str, dict[str, np.ndarray]]:
     """
     if any(name.startswith("synthesis.") for name in state):
         return {"g_ema": dict(state)}
-    found: dict[str, dict[str, np.ndarray]] = {}
-    theirs = {name: own for own, name in NAMES.items()}
-    for name, array in state.items():
-        network, _, rest = name.partition(".")
-        if network in _IGNORED:
-            continue
-        if network not in theirs:
-            raise UserError(f"StyleGAN2-ADA weights: {name} is of none of the networks {', '.join(theirs)}")
-        found.setdefault(theirs[network], {})[rest] = array
+    found = layout.by_network("StyleGAN2-ADA weights", state, NAMES, _IGNORED)
     if not found.keys() & {"g", "g_ema"}:
         raise UserError("StyleGAN2-ADA weights: the file holds no generator, neither G_ema nor G")
     return found

@@ -36,14 +36,9 @@ def split(state: State) -> dict[str, dict[str, np.ndarray]]:
     """
     if "input.input" in state:
         return {"g_ema": dict(state)}
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in state.items():
-        network, _, rest = name.partition(".")
-        if network in (*_IGNORED, AVERAGE):
-            continue
-        if network not in NETWORKS:
-            raise UserError(f"rosinality StyleGAN2 weights: {name} is of none of the networks {', '.join(NETWORKS)}")
-        found.setdefault(network, {})[rest] = array
+    found = layout.by_network(
+        "rosinality StyleGAN2 weights", state, {name: name for name in NETWORKS}, (*_IGNORED, AVERAGE)
+    )
     if not found.keys() & {"g", "g_ema"}:
         raise UserError("rosinality StyleGAN2 weights: the file holds no generator, neither g_ema nor g")
     return found

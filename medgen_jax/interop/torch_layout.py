@@ -68,6 +68,32 @@ def batch_norm(name: str, module: str, width: int) -> list[Row]:
     return affine(name, module, width) + statistics
 
 
+def by_network(
+    what: str, state: State, names: Mapping[str, str], ignored: Iterable[str] = ()
+) -> dict[str, dict[str, np.ndarray]]:
+    """The state dict of every network in a file, by our names of them.
+
+    Args:
+      what: whose weights they are, for errors.
+      state: names joined by dots, the first part being the network's.
+      names: our names of the networks -> the files'.
+      ignored: first parts of what is left out.
+
+    Raises:
+      UserError: a name belongs to no network that is known.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    ours, left_out = {theirs: own for own, theirs in names.items()}, set(ignored)
+    for name, array in state.items():
+        network, _, rest = name.partition(".")
+        if network in left_out:
+            continue
+        if network not in ours:
+            raise UserError(f"{what}: {name} is of none of the networks {', '.join(ours)}")
+        found.setdefault(ours[network], {})[rest] = array
+    return found
+
+
 def check_names(what: str, rows: Sequence[Row], state: State, ignored: Iterable[str] = ()) -> None:
     """Raise a UserError that lists the first names the state dict lacks or has beyond the table."""
     wanted, ignored = {row.name for row in rows}, set(ignored)
