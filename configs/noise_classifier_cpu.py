@@ -3,7 +3,7 @@
     python -m medgen_jax.train --config configs/noise_classifier_cpu.py --workdir runs/guide \
         --config.data.source=prepared
 
-Cost: 1,000 steps of 16 images, about half a second each on two CPU cores: under ten minutes.
+Cost: 1,000 steps of 16 images, 0.8 s each on two CPU cores: about a quarter of an hour.
 """
 
 from medgen_jax.systems.diffusion_options import Noise
