@@ -5,6 +5,7 @@
 ``first_step``      from the start of Python to the first step, with and without the compile cache
 ``counterfactual``  images encoded and decoded by diffusion, beside PyTorch
 ``fpm``             Fourier ptychography, beside SciPy
+``fpm_simulation``  what it gives back of a known object, by every solver
 ``scaling``         what devices tell each other in a step, and what that costs on paper
 ``papers``          from those lines: hours for the papers' epoch counts, as a table
 ``gpu.sh``          all of it on a machine with a GPU, in slices of under ten minutes

@@ -27,9 +27,9 @@ from benchmarks.timing import Form, in_turns, significant, summary
 from medgen_jax.fpm import Board, Grid, Optics, Settings, sequential, simulate, solve
 from medgen_jax.fpm.backends import over_tiles
 from medgen_jax.fpm.forward import locate
+from medgen_jax.fpm.preparation import first_guess
 from medgen_jax.fpm.problem import Guess, Tile
 from medgen_jax.fpm.pupils import known_pupil
-from medgen_jax.fpm.solve import first_guess
 
 PASSES, STEP, PUPIL_STEP = 20, 1.0, 0.5
 #: Relative difference of spectra above which the other form does other work.

@@ -4,7 +4,7 @@ STACK is a MAT, HDF5, NPZ, NPY or TIFF file, or a folder of TIFF or PNG frames, 
 and stack, see ``medgen_jax.reconstruction.description`` and ``configs/fpm/``. ``--preview`` draws where the LEDs
 should be over the measured spectra, and solves nothing. ``--demo`` takes a stack that ships with the package, in place
 of STACK and FILE. ``--pairs`` makes pairs of phase and amplitude for training out of many stacks, see
-``medgen_jax.reconstruction.pair_plan``.
+``medgen_jax.reconstruction.pairs.plan``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _BITS = flags.DEFINE_integer("bits", 8, "Bits of a pair's levels, 8 or 16 (train
 _CALIBRATE = flags.DEFINE_string(
     "calibrate", None, "Calibrate before solving: order,defocus,position,brightness,leds or some of these."
 )
+_BACKGROUND = flags.DEFINE_string("background", None, "Stray light: counts, or auto to estimate it frame by frame.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace results that are already in --output.")
 
 
@@ -65,7 +66,7 @@ def main(_: list[str]) -> int:
 
 def _make_pairs() -> int:
     from medgen_jax.engine import runtime
-    from medgen_jax.reconstruction import pairs
+    from medgen_jax.reconstruction.pairs import commands as pairs
 
     pairs.check_given(_OUTPUT.value, stack=_STACK.value, demo=_DEMO.value, preview=_PREVIEW.value)
     runtime.start()
@@ -83,7 +84,7 @@ def _given(stack: str, optics: str) -> Given:
     return Given(
         stack, optics, _OUTPUT.value, tile=_TILE.value, overlap=_OVERLAP.value, method=_METHOD.value,
         passes=_PASSES.value, held_out=_HELD_OUT.value, overwrite=_OVERWRITE.value,
-        calibrate=steps_of(_CALIBRATE.value),
+        calibrate=steps_of(_CALIBRATE.value), background=_BACKGROUND.value,
     )  # fmt: skip
 
 

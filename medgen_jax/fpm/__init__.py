@@ -21,6 +21,7 @@ Conventions, the same in every file here; the tests pin each with an object that
 * Spectra are centred: frequency 0 in cell (M // 2, M // 2), Fourier coefficients (``norm="forward"``), so that an
   object that is 1 everywhere has one coefficient, 1, and bright-field frames of intensity 1. Images start at
   pixel (0, 0) as in ``fft2``, and pixel (r, c) of a frame lies over pixel (u r, u c) of the object, u the up-sampling.
+* A frame belongs to one LED, the next one to the next, unless lists say which LEDs are lit in each: `multiplexing`.
 * Sub-cell centres: the window lies on whole cells, the pupil is evaluated around the true centre; see `pupils`.
 """
 
@@ -30,7 +31,7 @@ from medgen_jax.fpm.noise import Camera
 from medgen_jax.fpm.optics import Optics
 from medgen_jax.fpm.sampling import sampling_faults
 from medgen_jax.fpm.simulation import simulate, simulate_colours
-from medgen_jax.fpm.solve import Settings, Solution, solve
+from medgen_jax.fpm.solve import Settings, Solution, solve, solve_colours
 
 __all__ = [
     "Board",
@@ -48,5 +49,6 @@ __all__ = [
     "simulate",
     "simulate_colours",
     "solve",
+    "solve_colours",
     "solve_field",
 ]

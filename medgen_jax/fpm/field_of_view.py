@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.fpm.alignment import Alignment, align
+from medgen_jax.fpm.alignment import Alignment, Disagreement, align, disagreement
 from medgen_jax.fpm.backends import TILES
 from medgen_jax.fpm.leds import Centres
 from medgen_jax.fpm.optics import Optics
@@ -76,7 +76,9 @@ class Field(NamedTuple):
       solution: of all tiles, as `solve_tiles` gives it, but for ``obj``: that of the tile in the ``middle``.
       middle: number of the tile nearest to the middle.
       alignment: what was taken off each tile.
-      seam_score: of real and imaginary part, `medgen_jax.ops.tiles.seam_score`; 1 for no seams.
+      seam_score: of real and imaginary part, `medgen_jax.ops.tiles.seam_score`; 1 for no seams. Blind to steps that
+        the blend has made into slopes.
+      disagreement: of tiles before the blend, which sees those; 0 for none.
     """
 
     obj: np.ndarray
@@ -86,6 +88,7 @@ class Field(NamedTuple):
     middle: int
     alignment: Alignment
     seam_score: float
+    disagreement: Disagreement
 
 
 def solve_field(
@@ -119,8 +122,9 @@ def solve_field(
     fine = cover.finer(places[0].factor)
     alignment = align(list(solution.obj), fine.corners)
     obj, score = blended(solution.obj, fine, alignment)
+    apart = disagreement(list(solution.obj), fine.corners, alignment)
     middle = middle_of(cover)
-    return Field(obj, cover, places, solution._replace(obj=solution.obj[middle]), middle, alignment, score)
+    return Field(obj, cover, places, solution._replace(obj=solution.obj[middle]), middle, alignment, score, apart)
 
 
 def cover_of(frame: tuple[int, int], tile: int | None = None, overlap: int | None = None) -> Cover:

@@ -24,7 +24,8 @@ def read(cls: type[T], mapping: Any, where: str) -> T:
     """An instance of the dataclass ``cls`` whose fields are the keys of ``mapping``.
 
     Args:
-      cls: its fields are float, int, bool, str, tuples and optionals of these, or dataclasses of the same kind.
+      cls: its fields are float, int, bool, str, tuples, unions (the first that fits) and optionals of these, or
+        dataclasses of the same kind.
       mapping: field -> value.
       where: what the fields belong to, in messages.
 
@@ -83,7 +84,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         chosen = [option for option in options if option is not type(None)]
         known = any(dataclasses.is_dataclass(option) and isinstance(value, option) for option in chosen)
         absent = value is None and len(chosen) < len(options)
-        return value if known or absent else convert(value, chosen[0], where)
+        return value if known or absent else _first_that_fits(value, chosen, where)
     if origin is tuple:
         return _row(value, options, where)
     if dataclasses.is_dataclass(hint):
@@ -98,6 +99,21 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, hint):
         raise UserError(f"{where} = {_short(value)}: expected {hint.__name__}")
     return value
+
+
+def _first_that_fits(value: Any, hints: Sequence[Any], where: str) -> Any:
+    """What the first of several hints that can makes of a value.
+
+    Raises:
+      UserError: of the first hint, where none can.
+    """
+    errors = []
+    for hint in hints:
+        try:
+            return convert(value, hint, where)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _row(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any, ...]:

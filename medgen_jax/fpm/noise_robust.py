@@ -7,7 +7,7 @@ With fields z_i of their own and scaled multipliers l_i (Boyd 2011, section 3.1.
     O    = sum_i conj(P_i) F(z_i - l_i) / sum_i |P_i|^2,    pupil likewise
 
 r, the penalty, is how much the common object weighs against each measurement. Object and pupil are least squares
-over all LEDs, so that noise averages out and the order of LEDs does not matter.
+over all LEDs, so that noise averages out and the order of LEDs does not matter. One LED is lit in each frame.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from medgen_jax.fpm.forward import from_field, intensity
-from medgen_jax.fpm.problem import Guess, Tile, direction, measurement, seen_by
+from medgen_jax.fpm.problem import Guess, Tile, direction, measurement, views
 from medgen_jax.fpm.pupils import PupilAt
 from medgen_jax.fpm.residuals import Misfit, misfit
 
@@ -58,14 +58,14 @@ def one_pass(
     Returns:
       guess and gaps afterwards, and the misfits (n,) of the guess before.
     """
-    size, window = tile.stack.shape[-1], guess.values.shape[-1]
+    window = guess.values.shape[-1]
     zeros = (jnp.zeros_like(guess.spectrum), jnp.zeros(guess.spectrum.shape, jnp.float32))
     zeros = (*zeros, jnp.zeros_like(guess.values), jnp.zeros(guess.values.shape, jnp.float32))
 
     def visit(sums: tuple[jax.Array, ...], at: tuple[jax.Array, jax.Array]):
         (moves, power, turns, light), (led, gap) = sums, at
         measured = measurement(tile, led, squared)
-        known, cells, field = seen_by(guess, within, measured.start, measured.rest, size)
+        ((known, cells, field, start, _),) = views(guess, tile, within, led)
         multiplier = jnp.where(first, 0.0, gap + field)
         aim = field + multiplier
         # Pixels that do not count follow the common object.
@@ -73,8 +73,8 @@ def one_pass(
         split = aim + pull * direction(aim)
         lack = measured.used * from_field(split - multiplier - field, window)
         through = guess.values * known
-        moves = _add(moves, jnp.conj(through) * lack, measured.start)
-        power = _add(power, measured.used * intensity(through), measured.start)
+        moves = _add(moves, jnp.conj(through) * lack, start)
+        power = _add(power, measured.used * intensity(through), start)
         turns = turns + jnp.conj(known * cells) * lack
         light = light + measured.used * intensity(known * cells)
         found = misfit(jnp.abs(field), measured.amplitude, measured.weight, scales[led])

@@ -1,4 +1,4 @@
-"""Solvers that take one LED after the other: one scan, whose update rule is a function of what light passed through.
+"""Solvers that take one frame after the other: one scan, whose update rule is a function of what light passed through.
 
 With D the Fourier coefficients of what a field lacks to have the measured amplitude, object and pupil P move by
 
@@ -8,6 +8,9 @@ and a rule is the weight w: alternating projection replaces (Zheng 2013), ePIE a
 (Maiden 2009, Ou 2014), rPIE by a mixture of largest and local power (Maiden 2017), the quasi-Newton rule by the
 damped local power, less where little light passes (Tian 2014). Momentum: every so many LEDs the whole spectrum
 continues along its recent way (Maiden 2017).
+
+Of several LEDs in a frame (`medgen_jax.fpm.multiplexing`) each moves its own cells, all from the same guess. Where
+their pupils overlap the steps add up and are shorter by as many; the pupil's own step is over the power of all of them.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from medgen_jax.fpm.forward import from_field, intensity
-from medgen_jax.fpm.problem import Guess, Tile, correction, measurement, seen_by
+from medgen_jax.fpm.forward import cut, from_field, intensity
+from medgen_jax.fpm.problem import Guess, Tile, View, correction, magnitude_of, measurement, views
 from medgen_jax.fpm.pupils import PupilAt
 from medgen_jax.fpm.residuals import Misfit, misfit
 
@@ -84,7 +87,7 @@ def one_pass(
     every: int = 0,
     squared: bool = True,
 ) -> tuple[Guess, Momentum | None, Misfit]:
-    """All LEDs once, in the order of the tile.
+    """All frames once, in the order of the tile.
 
     Args:
       guess: of object and pupil.
@@ -92,29 +95,33 @@ def one_pass(
       tile: measurements.
       scales: (n,) of their amplitudes.
       within: the known part of the pupil.
-      rule: of the object; the pupil moves by `epry`, of which no LED alone can move a cell much.
+      rule: of the object; the pupil moves as by `epry`, of which no LED alone can move a cell much.
       damping: of the rule.
       step, pupil_step: of object and pupil; 0 leaves them as they are.
       friction: share of its velocity that the spectrum keeps.
-      every: LEDs between two kicks of momentum.
+      every: frames between two kicks of momentum.
       squared: whether the stack holds intensities.
 
     Returns:
-      guess and momentum afterwards, and the misfits (n,) in the order of the stack, each found just before its LED
-      moved anything; LEDs held out come last and so see the pass as a whole.
+      guess and momentum afterwards, and the misfits (n,) in the order of the stack, each found just before its frame
+      moved anything; frames held out come last and so see the pass as a whole.
     """
-    size = tile.stack.shape[-1]
 
     def visit(carry: tuple[Guess, Momentum | None], at: tuple[jax.Array, jax.Array]):
-        (guess, momentum), (number, led) = carry, at
-        measured = measurement(tile, led, squared)
-        known, cells, field = seen_by(guess, within, measured.start, measured.rest, size)
-        sums = misfit(jnp.abs(field), measured.amplitude, measured.weight, scales[led])
-        lack = correction(field, scales[led] * measured.amplitude, measured.weight)
-        lack = measured.used * (known != 0) * from_field(lack, known.shape[-1])
-        moved = cells + step * rule(guess.values * known, damping) * lack
-        spectrum = jax.lax.dynamic_update_slice(guess.spectrum, moved, (measured.start[0], measured.start[1]))
-        values = guess.values + pupil_step * jnp.conj(known) * epry(cells, damping) * lack
+        (guess, momentum), (number, frame) = carry, at
+        measured = measurement(tile, frame, squared)
+        seen = views(guess, tile, within, frame)
+        size = magnitude_of(seen)
+        sums = misfit(size, measured.amplitude, measured.weight, scales[frame])
+        aim = scales[frame] * measured.amplitude
+        own = step if tile.together is None else step / tile.together.crowd[frame]
+        light = _positive(sum(view.on * intensity(view.cells) for view in seen).max())
+        spectrum, values = guess
+        for view in seen:
+            lack = correction(view.field, aim, measured.weight, size)
+            lack = measured.used * (view.known != 0) * from_field(lack, view.known.shape[-1])
+            spectrum = _moved(spectrum, view, own * rule(guess.values * view.known, damping) * lack)
+            values = values + pupil_step * jnp.conj(view.known) * (jnp.conj(view.cells) / light) * lack
         if momentum is not None:
             due = (number + 1) % every == 0
             spectrum, momentum = jax.lax.cond(
@@ -125,6 +132,12 @@ def one_pass(
     numbers = jnp.arange(len(tile.order))
     (guess, momentum), sums = jax.lax.scan(visit, (guess, momentum), (numbers, tile.order))
     return guess, momentum, in_stack_order(sums, tile.order)
+
+
+def _moved(spectrum: jax.Array, view: View, by: jax.Array) -> jax.Array:
+    """The spectrum with the cells of one LED moved."""
+    cells = cut(spectrum, view.start, by.shape[-1]) + by
+    return jax.lax.dynamic_update_slice(spectrum, cells, (view.start[0], view.start[1]))
 
 
 def kick(spectrum: jax.Array, momentum: Momentum, friction: float) -> tuple[jax.Array, Momentum]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.fpm import forward, noise
+from medgen_jax.fpm import forward, multiplexing, noise
 from medgen_jax.fpm.noise import Camera
 from medgen_jax.fpm.optics import Optics
 from medgen_jax.fpm.pupils import known_pupil
@@ -29,6 +29,7 @@ def simulate(
     background: Any = 0.0,
     vignetting: Any = 1.0,
     patterns: Any = None,
+    frames: multiplexing.Frames | None = None,
     camera: Camera | None = None,
     chunk: int | None = None,
 ) -> jax.Array:
@@ -47,6 +48,7 @@ def simulate(
       background: stray light, () or one per frame or (frames, N, N).
       vignetting: share of light that arrives, () or (N, N) or (frames, N, N).
       patterns: (frames, n) how much of each LED is on in each frame. None: one LED after the other.
+      frames: numbers of the LEDs that are on in each frame, in place of ``patterns``.
       camera: None: light itself, 1 where an LED within the NA shines through nothing.
       chunk: LEDs per batch of transforms; see `medgen_jax.fpm.forward.intensities`.
 
@@ -59,6 +61,11 @@ def simulate(
     check_sampling(optics)
     obj = _checked_object(obj, optics.factor)
     size = obj.shape[-1] // optics.factor
+    if frames is not None:
+        if patterns is not None:
+            raise UserError("patterns and frames both say which LEDs are lit; give one of them")
+        multiplexing.check_lit(frames, optics.count)
+        patterns = multiplexing.patterns(frames, optics.count)
     arrays = _checked_light(optics.count, size, gains, background, vignetting, patterns)
     camera = camera or Camera()
     if camera.draws and key is None:

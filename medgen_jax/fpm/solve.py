@@ -15,16 +15,18 @@ import numpy as np
 from medgen_jax.core.errors import UserError
 from medgen_jax.fpm import gradient, noise_robust, sequential, stopping
 from medgen_jax.fpm.backends import over_tiles
-from medgen_jax.fpm.forward import intensity, locate, object_of, spectrum_of
+from medgen_jax.fpm.forward import object_of
 from medgen_jax.fpm.gains import fitted_scales
-from medgen_jax.fpm.leds import Board, Points
+from medgen_jax.fpm.multiplexing import Frames
 from medgen_jax.fpm.optics import Optics
-from medgen_jax.fpm.problem import Guess, Tile, measurement, seen_by
-from medgen_jax.fpm.pupils import PupilAt, known_pupil, window_size
+from medgen_jax.fpm.preparation import axial_lens, check_stack, first_guess, make_tiles
+from medgen_jax.fpm.problem import Guess, Tile, light_of, measurement, views
+from medgen_jax.fpm.pupils import PupilAt, known_pupil
 from medgen_jax.fpm.residuals import Misfit, misfit, residual, residual_best_gain
-from medgen_jax.fpm.sampling import check_sampling
 
 METHODS = (*sequential.RULES, "gradient", "admm")
+#: What needs frames of one LED each.
+OF_ONE_LED = ("admm",)
 #: Settings that are arguments of the compiled program: other values compile nothing.
 NUMBERS = ("step", "pupil_step", "decay", "damping", "momentum", "penalty", "gain_bound")
 
@@ -91,12 +93,12 @@ class Solution(NamedTuple):
       obj: (M, M) complex64, the object in units in which a bright frame through nothing is about 1.
       spectrum: (M, M) complex64, its centred Fourier coefficients.
       pupil: (K, K) complex64, values of the free pupil; 1 where it is as known.
-      gains: (n,) float32, brightness of LEDs, geometric mean 1.
+      gains: (n,) float32, brightness of LEDs, or of whole frames where several are lit in one; geometric mean 1.
       residual, residual_best_gain: over the LEDs in use; see `medgen_jax.fpm.residuals`.
       residual_heldout: with the best gains, over the LEDs held out; NaN where none were.
       curve, curve_heldout: (passes,) float32, best-gain residuals while each pass ran; NaN after the last.
       passes: that were made.
-      heldout: (n,) bool, the LEDs held out.
+      heldout: (n,) bool, the LEDs held out; frames where several are lit in one.
       ended: one sentence, from `medgen_jax.fpm.stopping.verdict`.
     """
 
@@ -122,6 +124,7 @@ def solve(
     amplitude: bool = False,
     background: Any = 0.0,
     saturation: float | None = None,
+    frames: Frames | None = None,
     **changes: Any,
 ) -> Solution:
     """Object and pupil behind a stack of frames.
@@ -133,6 +136,7 @@ def solve(
       amplitude: whether the stack holds amplitudes, not intensities.
       background: stray light in counts of intensity, () or (n,) or (tiles, n); what it exceeds counts as dark.
       saturation: count from which a pixel is saturated and does not count. None: none.
+      frames: numbers of the LEDs that are lit in each frame, `medgen_jax.fpm.multiplexing`. None: one after the other.
       **changes: fields of `Settings` that differ.
 
     Returns:
@@ -145,14 +149,45 @@ def solve(
     single = isinstance(optics, Optics)
     each = (optics,) if single else tuple(optics)
     stack = np.asarray(stack)[None] if single else np.asarray(stack)
-    check_stack(stack, each, saturation)
-    tiles, chosen = make_tiles(stack, each, settings, amplitude, background, saturation)
+    if frames is not None and settings.method in OF_ONE_LED:
+        raise UserError(f"method = {settings.method!r}: needs one LED per frame; take epry or gradient")
+    check_stack(stack, each, saturation, frames)
+    tiles, chosen = make_tiles(stack, each, settings, amplitude, background, saturation, frames)
     lens = axial_lens(each[0])
     shape = (stack.shape[-1], each[0].factor * stack.shape[-1])
     numbers = {name: jnp.float32(getattr(settings, name)) for name in NUMBERS}
     form = {"lens": lens, "shape": shape, "settings": _form(settings), "squared": not amplitude}
     found = _solve(tiles, jnp.float32(each[0].defocus), numbers, **form)
     return _solution(jax.device_get(found), chosen, settings, single)
+
+
+def solve_colours(
+    stacks: Sequence[Any], optics: Sequence[Optics], settings: Settings | None = None, **options: Any
+) -> tuple[Solution, ...]:
+    """One field in several colours, as `medgen_jax.fpm.simulate_colours` makes it: each with its own optics.
+
+    Objects differ from colour to colour, and so nothing is shared but the settings and the grid of the objects.
+
+    Args:
+      stacks: one per colour, each as `solve` takes it.
+      optics: one per colour, of equal ``factor`` (set ``upsampling``).
+      settings: None: the defaults.
+      **options: of `solve`, for all colours.
+
+    Returns:
+      one `Solution` per colour.
+
+    Raises:
+      UserError: as `solve`; colours that do not go together.
+    """
+    if len(stacks) != len(optics):
+        raise UserError(f"there are {len(stacks)} stacks and {len(optics)} optics: expected one per colour")
+    factors = [one.factor for one in optics]
+    if len(set(factors)) > 1:
+        raise UserError(
+            f"colours with upsampling {factors}: expected one; set optics.upsampling to {max(factors)} in all"
+        )
+    return tuple(solve(stack, one, settings, **options) for stack, one in zip(stacks, optics, strict=True))
 
 
 def _known(changes: dict[str, Any]) -> dict[str, Any]:
@@ -167,85 +202,6 @@ def _form(settings: Settings) -> Settings:
     """What of the settings shapes the program."""
     plain = {name: getattr(Settings(), name) for name in (*NUMBERS, "dark", "seed")}
     return dataclasses.replace(settings, **plain, held_out=0.5 if settings.held_out else 0.0)
-
-
-def axial_lens(optics: Optics) -> Optics:
-    """What of the optics shapes the program: not where LEDs and tile are, so that other places compile nothing."""
-    axis = Board(Points(((0.0, 0.0),)), 0.1)
-    return dataclasses.replace(optics, leds=axis, tile=(0.0, 0.0), glass=None, defocus=0.0, upsampling=optics.factor)
-
-
-def check_stack(stack: np.ndarray, optics: tuple[Optics, ...], saturation: float | None) -> None:
-    """Refuse frames (tiles, LEDs, N, N) that are no measurements, or not those of these optics, one per tile.
-
-    Raises:
-      UserError: naming what is wrong.
-    """
-    if stack.ndim != 4 or stack.shape[-1] != stack.shape[-2] or stack.shape[-1] < 4:
-        shape = stack.shape[1:] if len(optics) == 1 else stack.shape
-        raise UserError(f"stack of shape {shape}: expected square frames (LEDs, N, N) of 4 pixels or more")
-    if len(stack) != len(optics):
-        raise UserError(f"there are {len(stack)} tiles and {len(optics)} optics: expected one per tile")
-    for one in optics:
-        one.check_frames(stack.shape[1])
-        check_sampling(one)
-        if (axial_lens(one), one.defocus) != (axial_lens(optics[0]), optics[0].defocus):
-            raise UserError("optics of tiles may differ in LEDs, glass and tile only; set upsampling in all of them")
-    if np.issubdtype(stack.dtype, np.floating):
-        bad = ~np.isfinite(stack).all(axis=(0, 2, 3))
-        if bad.any():
-            raise UserError(f"stack: frame {int(np.argmax(bad))} (counted from 0) contains values that are not finite")
-        if stack.min() < 0:
-            raise UserError(f"stack: lowest value {stack.min():g}; counts cannot be negative, add or clip the offset")
-    elif not np.issubdtype(stack.dtype, np.unsignedinteger) or stack.dtype.itemsize > 2:
-        raise UserError(f"stack of {stack.dtype}: expected uint8, uint16 or floats")
-    if not stack.any(axis=(1, 2, 3)).all():
-        raise UserError("stack: all frames are dark; check the file, its scale, and whether frames are integers")
-    if saturation is not None and (stack >= saturation).all(axis=(1, 2, 3)).any():
-        raise UserError(f"stack: every pixel is at or above saturation = {saturation:g}; check its value")
-
-
-def make_tiles(
-    stack: np.ndarray, optics: tuple[Optics, ...], settings: Settings, amplitude: bool, background: Any, ceiling: Any
-) -> tuple[Tile, np.ndarray]:
-    """Tiles on the device, stacked, and which of their LEDs are held out (tiles, LEDs).
-
-    Args:
-      stack, optics: that passed `check_stack`.
-      settings: what they say of dark frames and of LEDs to be held out.
-      amplitude, background, ceiling: as `solve` takes them, ``ceiling`` being its ``saturation``.
-
-    Raises:
-      UserError: for a background that does not fit, or a dark frame where the brightest should be.
-    """
-    count, leds = stack.shape[:2]
-    stray = np.asarray(background, np.float32)
-    if stray.shape not in ((), (leds,), (count, leds)) or not (np.isfinite(stray) & (stray >= 0)).all():
-        raise UserError(f"background of shape {stray.shape}: expected () or ({leds},), finite and not negative")
-    stray = np.ascontiguousarray(np.broadcast_to(stray, (count, leds)))
-    stack = stack if stack.dtype in (np.uint8, np.uint16) else stack.astype(np.float32)
-    parts = []
-    for frames, dark, one in zip(stack, stray, optics, strict=True):
-        apertures = np.hypot(*one.sines.T)
-        axial = int(np.argmin(apertures))
-        light = np.array(
-            [np.mean(np.square(f, dtype=np.float64) if amplitude else f, dtype=np.float64) for f in frames]
-        )
-        light = np.maximum(light - dark, 0)
-        if light[axial] <= 0:
-            raise UserError(
-                f"stack: the frame of LED {axial} (counted from 0), nearest to the axis, is dark; check the order of "
-                "the LEDs and the background"
-            )
-        out = stopping.held_out(one.bright_field, settings.held_out, settings.seed, axial)
-        order = np.lexsort((np.arange(leds), np.round(apertures, 9), out))
-        lit = (light > settings.dark * light[axial]) & ~out
-        top = np.float32(np.inf if ceiling is None else ceiling)
-        used, unit = (~out).astype(np.float32), np.float32(light[axial])
-        windows = locate(one, stack.shape[-1])
-        parts.append(Tile(frames, dark, unit, top, windows, order.astype(np.int32), used, lit))
-    tiles = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *parts)
-    return tiles, tiles.used == 0
 
 
 class _Run(NamedTuple):
@@ -320,27 +276,12 @@ def _solve_tile(
     }  # fmt: skip
 
 
-def first_guess(tile: Tile, lens: Optics, shape: tuple[int, int], squared: bool) -> Guess:
-    """The amplitude of the frame nearest to the axis, without phase, band-limited to the pupil; a flat free pupil."""
-    size, high = shape
-    radius = lens.radius(size)
-    window = window_size(radius, size)
-    amplitude = measurement(tile, tile.order[0], squared).amplitude.astype(jnp.complex64)
-    cells = jnp.arange(size) - size // 2
-    inside = cells[:, None] ** 2 + cells[None, :] ** 2 <= radius**2
-    corner = high // 2 - size // 2
-    low = jnp.where(inside, spectrum_of(amplitude), 0)
-    spectrum = jnp.zeros((high, high), jnp.complex64).at[corner : corner + size, corner : corner + size].set(low)
-    return Guess(spectrum, jnp.ones((window, window), jnp.complex64))
-
-
 def misfits(guess: Guess, tile: Tile, scales: jax.Array, within: PupilAt, squared: bool) -> Misfit:
-    """Misfits (n,) of all LEDs with one guess, one LED at a time."""
+    """Misfits (n,) of all frames with one guess, one frame at a time."""
 
-    def one(led: jax.Array) -> Misfit:
-        m = measurement(tile, led, squared)
-        *_, field = seen_by(guess, within, m.start, m.rest, tile.stack.shape[-1])
-        return misfit(jnp.sqrt(intensity(field)), m.amplitude, m.weight, scales[led])
+    def one(frame: jax.Array) -> Misfit:
+        m = measurement(tile, frame, squared)
+        return misfit(jnp.sqrt(light_of(views(guess, tile, within, frame))), m.amplitude, m.weight, scales[frame])
 
     return jax.lax.map(one, jnp.arange(len(tile.order)))
 

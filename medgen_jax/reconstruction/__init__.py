@@ -9,11 +9,5 @@ It joins readers, solvers and pictures.
 * ``pictures``: the panel of a reconstruction, and the preview before it.
 * ``commands``: from what was typed to all of these.
 * ``demo``: the stack that ships with the package.
-
-Pairs of phase and amplitude out of many stacks, for training:
-
-* ``pair_plan``: which fields and colours there are, and which split each field is in.
-* ``pair_fields``: every field solved, the next one's stacks read meanwhile.
-* ``colour_shifts``, ``registered``: its colours on one grid, level phase, amplitudes in step, a mask.
-* ``pair_tiles``, ``pairs``: tiles on one scale, their files, list and metadata.
+* ``pairs``: pairs of phase and amplitude out of many stacks, for training.
 """

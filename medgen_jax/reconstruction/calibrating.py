@@ -61,10 +61,17 @@ def calibrated(
       steps: names out of `medgen_jax.fpm.calibration.STEPS`.
       say: takes sentences while it goes on.
 
+    Raises:
+      UserError: several LEDs in a frame, of which no frame alone tells anything.
+
     Returns:
       the stack with what was found in use, how it is stored (brightness included), and plain values for
       ``scores.json``.
     """
+    if opened.recording.frames:
+        raise UserError(
+            "--calibrate: needs frames of one LED each; calibrate on such a stack, then use its optics here"
+        )
     height, width = opened.stack.height, opened.stack.width
     side = min(height, width, SIDE)
     rows, columns = (slice((length - side) // 2, (length - side) // 2 + side) for length in (height, width))

@@ -15,7 +15,7 @@ from medgen_jax.core.errors import UserError
 from medgen_jax.fpm import Settings, Solution
 from medgen_jax.fpm.field_of_view import Cover, Field, cover_of, optics_of, solve_field, solve_tiles
 from medgen_jax.reconstruction import calibrating, pictures, results
-from medgen_jax.reconstruction.description import Description, read_description
+from medgen_jax.reconstruction.description import Description, check_background, read_description
 from medgen_jax.reconstruction.stacks import Opened, open_described, summary
 from medgen_jax.viz.grids import save_png
 
@@ -37,6 +37,7 @@ class Given:
       method, passes, held_out: in place of the description's; None: as it says.
       overwrite: whether results may be replaced.
       calibrate: names of calibrations to be made before, out of `medgen_jax.fpm.calibration.STEPS`.
+      background: counts, or ``auto``, in place of the description's; None: as it says.
     """
 
     stack: str
@@ -49,6 +50,7 @@ class Given:
     held_out: float | None = None
     overwrite: bool = False
     calibrate: tuple[str, ...] = ()
+    background: str | None = None
 
 
 class Done(NamedTuple):
@@ -105,7 +107,8 @@ def _solved(
     )  # fmt: skip
     seconds = time.perf_counter() - begun
     judge, from_second = _judged(opened, field, settings, say)
-    scores = {**_scores(field, judge, from_second, seconds), **beside}
+    estimated = {report.name: report.to_mapping() for report in opened.estimated}
+    scores = {**_scores(field, judge, from_second, seconds), **estimated, **beside}
     images = results.images_of(field.obj)
     about = {"stack": Path(given.stack).name, "method": settings.method, "seam_score": field.seam_score}
     results.write(folder, field, images, about)
@@ -118,10 +121,18 @@ def _solved(
 
 def outcome(scores: Mapping[str, Any]) -> str:
     """The numbers that say how good a solution is, in a sentence."""
+    differ = (
+        ""
+        if scores["tiles"] == 1
+        else (
+            f", tiles differ by {scores['tile_disagreement']:.1%} where they overlap, "
+            f"{scores['tile_disagreement_worst']:.1%} at worst"
+        )
+    )
     return (
         f"residual {scores['residual']:.4f}, {scores['residual_best_gain']:.4f} with the best gains, "
         f"{scores['residual_heldout']:.4f} of {scores['leds_heldout']} LEDs held out; {scores['passes']} passes in "
-        f"{scores['seconds']:.1f} s; seam score {scores['seam_score']:.3f} (1: none)"
+        f"{scores['seconds']:.1f} s; seam score {scores['seam_score']:.3f} (1: none){differ}"
     )
 
 
@@ -137,7 +148,7 @@ def preview(given: Given, say: Say = lambda text: None) -> Path:
 
 
 def _opened(given: Given, say: Say) -> tuple[Opened, Settings]:
-    description = read_description(given.optics)
+    description = as_typed(given, read_description(given.optics))
     settings = settings_of(given, description)
     opened = open_described(given.stack, description)
     introduce(opened, say)
@@ -150,6 +161,22 @@ def settings_of(given: Given, description: Description) -> Settings:
     return dataclasses.replace(
         description.settings, **{name: value for name, value in changes.items() if value is not None}
     )
+
+
+def as_typed(given: Given, description: Description) -> Description:
+    """The description with the stray light that was typed, if any.
+
+    Raises:
+      UserError: neither counts nor ``auto``.
+    """
+    if given.background is None:
+        return description
+    try:
+        background: float | str = float(given.background)
+    except ValueError:
+        background = given.background
+    check_background("--background", background)
+    return dataclasses.replace(description, recording=dataclasses.replace(description.recording, background=background))
 
 
 def introduce(opened: Opened, say: Say) -> None:
@@ -170,6 +197,7 @@ def _light(opened: Opened) -> dict[str, Any]:
         "amplitude": recording.values == "amplitude",
         "background": recording.background,
         "saturation": recording.saturation,
+        "frames": recording.frames or None,
     }
 
 
@@ -190,11 +218,14 @@ def _scores(field: Field, judge: Solution, from_second: bool, seconds: float) ->
         "residual_best_gain": float(np.mean(solution.residual_best_gain)),
         "residual_heldout": float(np.mean(judge.residual_heldout)),
         "heldout_from_second_solution": from_second,
-        "leds": int(solution.gains.shape[-1]),
+        "leds": field.optics[0].count,
+        "frames": int(solution.gains.shape[-1]),
         "leds_heldout": int(judge.heldout[0].sum()),
         "passes": int(np.max(solution.passes)),
         "seconds": round(seconds, 3),
         "seam_score": field.seam_score,
+        "tile_disagreement": field.disagreement.mean,
+        "tile_disagreement_worst": field.disagreement.worst,
         "tiles": len(field.cover.corners),
         "tile": field.cover.tile,
         "upsampling": field.optics[0].factor,

@@ -10,8 +10,9 @@
       values: intensity            # or amplitude
       field: images                # of several arrays
       axis: first                  # along which frames are counted, where their number does not tell
-      background: 2.2              # stray light, counts of intensity
+      background: 2.2              # stray light, counts of intensity; a list of each frame's; or auto, estimated
       saturation: 255              # count from which a pixel is saturated
+      frames: [[0, 1], [2]]        # LEDs lit in each frame, from 0; left out where one is lit after the other
     solve: {passes: 20}            # fields of medgen_jax.fpm.Settings that differ from their defaults
 
 What the stack's own file knows, it may say itself: ``{field: NAME}`` instead of a number or list reads it from there,
@@ -33,6 +34,8 @@ from medgen_jax.data import led_stacks
 from medgen_jax.fpm import Optics, Settings, mapping
 
 VALUES = ("intensity", "amplitude")
+#: Stray light is estimated, `medgen_jax.fpm.calibration.background`.
+AUTO = "auto"
 _COLUMNS = ("xy", "yx")
 
 
@@ -44,30 +47,48 @@ class Recording:
       values: ``intensity`` or ``amplitude``; nothing can tell them apart but who saved them.
       field: name of the array; empty for the only stack of a file.
       axis: of the frames, ``first`` or ``last``; empty to have it found.
-      background: stray light, counts of intensity.
+      background: stray light, counts of intensity, of all frames or of each; or `AUTO`.
       saturation: value from which a pixel is saturated and does not count.
-      gains: brightness of every LED, by which frames are divided; empty where it is not known beforehand.
+      gains: brightness of every LED, or of every frame of several, by which frames are divided; empty where it is not
+        known beforehand.
+      frames: numbers of the LEDs that are lit in each frame, see `medgen_jax.fpm.multiplexing`; empty where one is lit
+        after the other.
     """
 
     values: str
     field: str = ""
     axis: str = ""
-    background: float = 0.0
+    background: float | tuple[float, ...] | str = 0.0
     saturation: float | None = None
     gains: tuple[float, ...] = ()
+    frames: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.values not in VALUES:
             raise UserError(f"stack.values = {self.values!r}: expected {' or '.join(VALUES)}")
         if self.axis and self.axis not in led_stacks.AXES:
             raise UserError(f"stack.axis = {self.axis!r}: expected {' or '.join(led_stacks.AXES)}")
-        if not self.background >= 0:
-            raise UserError(f"stack.background = {self.background:g}: counts cannot be negative")
+        check_background("stack.background", self.background)
         if self.saturation is not None and not self.saturation > 0:
             raise UserError(f"stack.saturation = {self.saturation:g}: must be positive; leave it out for none")
         for number, gain in enumerate(self.gains):
             if not 1e-3 <= gain <= 1e3:
                 raise UserError(f"stack.gains[{number}] = {gain:g}: must lie between 0.001 and 1000")
+
+
+def check_background(name: str, value: float | tuple[float, ...] | str) -> None:
+    """Refuse stray light that makes no sense.
+
+    Raises:
+      UserError: naming it.
+    """
+    if isinstance(value, str):
+        if value != AUTO:
+            raise UserError(f"{name} = {value!r}: expected counts, a list of counts with one per frame, or {AUTO}")
+        return
+    for number in value if isinstance(value, tuple) else (value,):
+        if not number >= 0:
+            raise UserError(f"{name} = {number:g}: counts cannot be negative")
 
 
 @dataclass(frozen=True)

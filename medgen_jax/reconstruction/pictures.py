@@ -7,6 +7,7 @@ import numpy as np
 from medgen_jax.fpm import Optics
 from medgen_jax.fpm.field_of_view import Cover, Field, middle_of, optics_of
 from medgen_jax.fpm.forward import spectrum_of
+from medgen_jax.fpm.multiplexing import lowest, straight
 from medgen_jax.fpm.pupils import known_pupil
 from medgen_jax.reconstruction.results import Images
 from medgen_jax.reconstruction.stacks import Opened
@@ -52,29 +53,34 @@ def circles_of(optics: Optics, size: int) -> Circles:
 
 
 def preview_of(opened: Opened, cover: Cover) -> np.ndarray:
-    """Spectra of frames of the middle tile with predicted circles, for the steepest LEDs of the bright field.
+    """Spectra of frames of the middle tile with predicted circles, of all LEDs that are lit in them.
 
-    A bright frame holds the straight light beside what the object scatters into the pupil: the size of its
-    spectrum shows the pupil twice, around minus and plus the LED's place.
+    Frames are those of the steepest LEDs of the bright field. A bright frame holds the straight light beside what the
+    object scatters into the pupil: the size of its spectrum shows the pupil twice, around minus and plus the LED's
+    place.
     """
     number, size = middle_of(cover), cover.tile
     optics = optics_of(opened.optics, cover)[number]
     top, left = cover.corners[number]
     frames = opened.stack.read(slice(top, top + size), slice(left, left + size))
-    apertures = np.hypot(*optics.sines.T)
-    bright = np.flatnonzero(optics.bright_field)
+    apertures = lowest(opened.lit, np.hypot(*optics.sines.T))
+    bright = np.flatnonzero(straight(opened.lit, optics.bright_field))
     steepest = bright[np.argsort(-apertures[bright], kind="stable")] if len(bright) else np.argsort(apertures)
-    chosen = [opened.axial, *(int(led) for led in np.sort(steepest[: _FRAMES - 1]) if led != opened.axial)]
+    chosen = [opened.axial, *(int(one) for one in np.sort(steepest[: _FRAMES - 1]) if one != opened.axial)]
     centres, radius = optics.centres(size), optics.radius(size)
     window = np.hanning(size)[:, None] * np.hanning(size)
     spectra, circles, labels = [], [], []
-    for led in chosen:
-        light = frames[led].astype(np.float64)
+    for one in chosen:
+        leds = list(opened.lit[one])
+        light = frames[one].astype(np.float64)
         light = light**2 if opened.recording.values == "amplitude" else light
         spectra.append(np.abs(np.fft.fftshift(np.fft.fft2((light - light.mean()) * window))))
-        pair = np.array([centres[led], -centres[led]])
-        circles.append(Circles(pair, radius, np.full(2, bool(optics.bright_field[led]))))
-        labels.append(f"LED {led}: NA {apertures[led]:.3f}, {_angle(centres[led]):.0f} deg")
+        pairs = np.concatenate([centres[leds], -centres[leds]])
+        circles.append(Circles(pairs, radius, np.tile(optics.bright_field[leds], 2)))
+        if len(leds) == 1:
+            labels.append(f"LED {leds[0]}: NA {apertures[one]:.3f}, {_angle(centres[leds[0]]):.0f} deg")
+        else:
+            labels.append(f"frame {one}: {len(leds)} LEDs, NA from {apertures[one]:.3f}")
     title = "Measured spectra with the circles that the optics predict: each pair should lie on the edges"
     return preview(spectra, circles, labels, title)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medgen_jax.fpm.alignment import align, compare
+from medgen_jax.fpm.alignment import Alignment, align, compare, disagreement
 
 RNG = np.random.default_rng(0)
 #: A complex field whose phase is rough and whose amplitude is far from constant.
@@ -65,3 +65,26 @@ def test_tiles_alone_stay_as_they_are() -> None:
         found = align([cut(corner) for corner in corners], corners)
         assert not found.log_scale.any() and not found.phase.any() and not found.ramp.any()
         np.testing.assert_allclose(found.applied(cut((0, 0)), 0, (0, 0)), cut((0, 0)), rtol=1e-6)
+
+
+def as_they_are(count: int) -> Alignment:
+    """Nothing is taken off."""
+    return Alignment(np.zeros(count), np.zeros(count), np.zeros((count, 2)))
+
+
+def test_tiles_that_agree_differ_by_nothing_and_a_tile_alone_too() -> None:
+    assert max(disagreement([cut(corner) for corner in CORNERS], CORNERS, as_they_are(12))) < 1e-6
+    assert disagreement([cut((0, 0))], [(0, 0)], as_they_are(1)) == (0, 0)
+    assert disagreement([np.zeros((8, 8))] * 2, [(0, 0), (0, 4)], as_they_are(2)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(np.exp(0.3j), 2 * np.sin(0.15)), (1.2, 0.2 / np.sqrt((1.2**2 + 1) / 2)), (-1, 2)]
+)
+def test_a_constant_step_is_its_closed_form(factor: complex, expected: float) -> None:
+    corners = [(0, 0), (0, 24), (0, 48)]
+    tiles = [cut(corner) * (factor if number == 2 else 1) for number, corner in enumerate(corners)]
+    found = disagreement(tiles, corners, as_they_are(3))
+    assert found.worst == pytest.approx(expected, rel=1e-5)  # between the second and the third
+    assert 0.5 * expected < found.mean < 0.9 * expected  # the first overlap, which agrees, counts as well
+    assert max(disagreement(tiles, corners, align(tiles, corners))) < 1e-4

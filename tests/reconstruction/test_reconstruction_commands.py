@@ -62,6 +62,11 @@ def test_scores_are_complete(made: tuple[commands.Done, list[str]]) -> None:
     scores = json.loads((done.folder / "scores.json").read_text())
     assert scores == done.scores
     assert {"residual", "residual_best_gain", "residual_heldout", "passes", "seconds", "seam_score"} <= set(scores)
+    assert scores["tile_disagreement"] == scores["tile_disagreement_worst"] == 0
+    assert "tiles differ" not in commands.outcome(scores)
+    assert "tiles differ by 3.0% where they overlap, 5.0% at worst" in commands.outcome(
+        {**scores, "tiles": 2, "tile_disagreement": 0.03, "tile_disagreement_worst": 0.05}
+    )
     assert scores["passes"] == 6 and scores["seam_score"] == 1 and scores["tiles"] == 1 and scores["leds_heldout"] == 3
     assert 0 < scores["residual_best_gain"] <= scores["residual"] * 1.01 < 0.02
     assert 0 < scores["residual_heldout"] < 0.2 and scores["heldout_from_second_solution"]
@@ -112,6 +117,32 @@ def test_a_preview_solves_nothing(given: commands.Given, tmp_path: pathlib.Path)
     path = commands.preview(dataclasses.replace(given, output=str(tmp_path)))
     assert path.name == "preview.png" and np.asarray(Image.open(path)).std() > 20
     assert [p.name for p in tmp_path.iterdir()] == ["preview.png"]
+
+
+def test_leds_lit_together_and_stray_light_that_is_estimated(tmp_path: pathlib.Path) -> None:
+    """Frames of the corners, of the dark field, in pairs; 300 counts of stray light in all of them."""
+    frames = ((0, 24), (4, 20), *((led,) for led in range(25) if led not in (0, 4, 20, 24)))
+    light = np.asarray(simulate(Optics.from_mapping(MICROSCOPE), specimen(2 * SIZE), frames=frames))
+    np.savez(tmp_path / "stack.npz", low=np.rint(light * 2e4 + 300).astype(np.uint16))
+    stack = {"values": "intensity", "frames": [list(leds) for leds in frames], "background": "auto"}
+    described = {"optics": MICROSCOPE, "stack": stack, "solve": {"passes": 6, "held_out": 0.1}}
+    (tmp_path / "optics.yaml").write_text(yaml.safe_dump(described))
+    given = commands.Given(str(tmp_path / "stack.npz"), str(tmp_path / "optics.yaml"), str(tmp_path / "out"))
+    said: list[str] = []
+    done = commands.reconstruct(given, said.append)
+    assert said[0].startswith("23 frames of 32 x 32 under up to 2 LEDs each")
+    assert any(text.startswith("note: background: ") and "2 of 2 dark frames" in text for text in said)
+    found = json.loads((done.folder / "scores.json").read_text())
+    assert found["leds"] == 25 and found["frames"] == 23 and found["residual_best_gain"] < 0.02
+    assert found["background"]["kept"] and found["background"]["highest"] == pytest.approx(300, abs=20)
+    assert commands.preview(given).name == "preview.png"
+    typed = dataclasses.replace(given, background="250")
+    assert commands.as_typed(typed, commands.read_description(given.optics)).recording.background == 250
+    for wrong, message in (("many", "--background = 'many': expected counts"), ("-1", "--background = -1: counts")):
+        with pytest.raises(UserError, match=message):
+            commands.reconstruct(dataclasses.replace(given, background=wrong, overwrite=True))
+    with pytest.raises(UserError, match="--calibrate: needs frames of one LED each"):
+        commands.reconstruct(dataclasses.replace(given, calibrate=("position",), overwrite=True))
 
 
 def test_divergence_is_told_with_its_tile(given: commands.Given) -> None:

@@ -104,6 +104,20 @@ def test_what_the_stack_knows_is_read_from_it(tmp_path: pathlib.Path) -> None:
         optics_of(wrong, tmp_path / "a.hdf5")
 
 
+def test_leds_lit_together_are_listed(tmp_path: pathlib.Path) -> None:
+    frames = [[12], [7, 17], [0, 4, 20, 24]]
+    np.savez(tmp_path / "s.npz", low=np.stack([np.full((9, 8), value, np.uint8) for value in (100, 200, 4)]))
+    described = changed(stack={"frames": frames, "background": [2, 1, 0.5]})
+    opened = open_described(tmp_path / "s.npz", read_description(written(tmp_path, described)))
+    assert opened.axial == 0 and opened.straight.tolist() == [1, 2, 0] and opened.notes == ()
+    assert opened.lit == ((12,), (7, 17), (0, 4, 20, 24)) and opened.recording.background == (2, 1, 0.5)
+    assert summary(opened).startswith("3 frames of 9 x 8 under up to 4 LEDs each, uint8 intensity")
+    described["stack"]["frames"] = [[12], [7, 25], [0]]
+    wrong = read_description(written(tmp_path, described))
+    with pytest.raises(UserError, match=r"s.npz#low: frames\[1\]: there is no LED 25; optics.leds describe 0 to 24"):
+        open_described(tmp_path / "s.npz", wrong)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -115,6 +129,12 @@ def test_what_the_stack_knows_is_read_from_it(tmp_path: pathlib.Path) -> None:
         ({**GOOD, "stack": {"field": "x"}}, "stack: field 'values' is missing"),
         (changed(stack={"axis": "middle"}), "stack.axis = 'middle': expected first or last"),
         (changed(stack={"background": -1}), "stack.background = -1: counts cannot be negative"),
+        (changed(stack={"background": [1, -2]}), "stack.background = -2: counts cannot be negative"),
+        (
+            changed(stack={"background": "much"}),
+            "'much': expected counts, a list of counts with one per frame, or auto",
+        ),
+        (changed(stack={"frames": [0, 1]}), r"stack.frames\[0\] = 0: expected a list"),
         (changed(stack={"saturation": 0}), "stack.saturation = 0: must be positive"),
         (changed(solve={"pases": 3}), "solve: field 'pases' is unknown; did you mean 'passes'?"),
         (changed(solve={"method": "magic"}), "method = 'magic': expected one of projection"),
@@ -146,6 +166,9 @@ def test_a_stack_must_fit(tmp_path: pathlib.Path) -> None:
         opened(0 * frames)
     with pytest.raises(UserError, match="frames of 3 x 8 pixels are too small"):
         opened(frames[:, :3])
+    listed = read_description(written(tmp_path, changed(stack={"background": [1.0, 2.0]})))
+    with pytest.raises(UserError, match="stack.background lists 2 frames, but there are 25"):
+        open_described(tmp_path / "s.npz", listed)
     notes = opened(np.roll(frames, 12, axis=0).astype(np.uint8))
     assert len(notes) == 1 and "check order and place of the LEDs with --preview" in notes[0]
     coarse = read_description(written(tmp_path, changed(optics={"camera_pixel": "40e-6"})))

@@ -17,10 +17,13 @@ noise and by more than nothing, the nominal optics come back.
 * ``single_leds``: every LED by itself, bounded.
 * ``steps``: several of them, one after the other.
 
+Beside these, `estimate_background` measures stray light, from frames alone: nothing is solved, nothing judges it.
+
 Underneath: ``trials`` (candidates as arrays of one program), ``search``, ``moves`` (what may change) and ``reports``
 (what is believed).
 """
 
+from medgen_jax.fpm.calibration.background import estimate_background
 from medgen_jax.fpm.calibration.brightness import evened, measure_brightness
 from medgen_jax.fpm.calibration.circles import fit_circles
 from medgen_jax.fpm.calibration.defocus import search_defocus
@@ -38,6 +41,7 @@ __all__ = [
     "calibrate",
     "check_order",
     "check_steps",
+    "estimate_background",
     "evened",
     "fit_circles",
     "fit_leds",

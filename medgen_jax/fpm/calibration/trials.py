@@ -25,10 +25,11 @@ from medgen_jax.fpm.backends import TILES, over_tiles
 from medgen_jax.fpm.forward import Windows, locate
 from medgen_jax.fpm.gains import fitted_scales
 from medgen_jax.fpm.optics import Optics
+from medgen_jax.fpm.preparation import axial_lens, check_stack, first_guess, make_tiles
 from medgen_jax.fpm.problem import Guess, Tile
 from medgen_jax.fpm.pupils import known_pupil
 from medgen_jax.fpm.residuals import Misfit
-from medgen_jax.fpm.solve import Settings, axial_lens, check_stack, first_guess, make_tiles, misfits
+from medgen_jax.fpm.solve import Settings, misfits
 
 #: Passes of a trial in a search: a wrong place shows long before a solution settles.
 PASSES = 6

@@ -18,7 +18,7 @@ import numpy as np
 from medgen_jax.core.errors import UserError
 from medgen_jax.fpm import Optics
 from medgen_jax.fpm.field_of_view import Cover
-from medgen_jax.reconstruction.colour_shifts import ColourShift, moved, shift_between
+from medgen_jax.reconstruction.pairs.shifts import ColourShift, moved, shift_between
 from medgen_jax.reconstruction.stacks import Opened
 
 #: Share of the median amplitude below which a pixel has no phase.
@@ -127,12 +127,15 @@ def level(phase: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def brightness_of(opened: Opened, cover: Cover) -> float:
     """Root of the counts for which amplitude 1 stands: the frame nearest to the axis, in the geometric mean over tiles.
 
-    A tile is solved in units of that frame, and tiles are aligned to a mean factor of 1.
+    A tile is solved in units of that frame, of one LED of it where several are lit, and tiles are aligned to a mean
+    factor of 1.
     """
     light = opened.stack.frame(opened.axial).astype(np.float64)
     light = light**2 if opened.recording.values == "amplitude" else light
     means = [light[top : top + cover.tile, left : left + cover.tile].mean() for top, left in cover.corners]
-    return float(np.exp(np.mean(np.log(np.maximum(np.array(means) - opened.recording.background, 1e-12))) / 2))
+    stray = np.broadcast_to(opened.recording.background, opened.stack.frames)[opened.axial]
+    light = np.maximum(np.array(means) - stray, 1e-12) / max(opened.straight[opened.axial], 1)
+    return float(np.exp(np.mean(np.log(light)) / 2))
 
 
 def lit_of(opened: Opened) -> np.ndarray:

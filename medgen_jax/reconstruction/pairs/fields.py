@@ -18,11 +18,13 @@ import h5py
 from medgen_jax import __version__
 from medgen_jax.core.errors import UserError
 from medgen_jax.fpm.field_of_view import cover_of, optics_of
-from medgen_jax.reconstruction import commands, pair_tiles, registered, results
-from medgen_jax.reconstruction.colour_shifts import ColourShift
+from medgen_jax.reconstruction import commands, results
 from medgen_jax.reconstruction.commands import Given, Say
-from medgen_jax.reconstruction.pair_plan import FieldOfView, Plan
-from medgen_jax.reconstruction.registered import Registered
+from medgen_jax.reconstruction.pairs import registered
+from medgen_jax.reconstruction.pairs.plan import FieldOfView, Plan
+from medgen_jax.reconstruction.pairs.registered import Registered
+from medgen_jax.reconstruction.pairs.shifts import ColourShift
+from medgen_jax.reconstruction.pairs.tiles import least_sides
 from medgen_jax.reconstruction.stacks import Opened, open_described, open_headers
 
 FIELDS = "fields"
@@ -74,7 +76,7 @@ def shared_grid(plan: Plan, given: Given, size: int, alone: bool) -> Grid:
 
 def _check_size(field: FieldOfView, frame: tuple[int, int], grid: Grid, size: int, alone: bool) -> None:
     sides = sorted(side * grid.factor - 2 * grid.margin for side in frame)
-    needed = pair_tiles.least_sides(size, grid.margin, alone)
+    needed = least_sides(size, grid.margin, alone)
     if all(side >= least for side, least in zip(sides, needed, strict=True)):
         return
     largest = min(sides[0], (sides[1] - grid.margin) // 2 if alone else sides[1])
@@ -173,5 +175,5 @@ def digest(value: Any) -> str:
 
 
 def maps_path(folder: Path, field: FieldOfView) -> Path:
-    """Where the maps of a field are kept, see `medgen_jax.reconstruction.registered`."""
+    """Where the maps of a field are kept, see `medgen_jax.reconstruction.pairs.registered`."""
     return folder / FIELDS / field.name / "registered.h5"

@@ -9,8 +9,8 @@ import pytest
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.data.images import read_image
-from medgen_jax.reconstruction.pair_tiles import Ranges, Scale, Tile, least_sides, places, tiles_of, write_tile
-from medgen_jax.reconstruction.registered import Registered
+from medgen_jax.reconstruction.pairs.registered import Registered
+from medgen_jax.reconstruction.pairs.tiles import Ranges, Scale, Tile, least_sides, places, tiles_of, write_tile
 
 
 def maps(height: int = 40, width: int = 60, colours: int = 3) -> Registered:

@@ -6,7 +6,7 @@ import led_fields
 import numpy as np
 import pytest
 
-from medgen_jax.reconstruction.colour_shifts import moved, shift_between
+from medgen_jax.reconstruction.pairs.shifts import moved, shift_between
 
 IMAGE = led_fields.smooth(0, 96, cut=0.25)
 

@@ -20,9 +20,9 @@ from medgen_jax.core.config import DataConfig
 from medgen_jax.core.errors import UserError
 from medgen_jax.data.images import read_image
 from medgen_jax.data.sources import open_tables
-from medgen_jax.reconstruction import pairs
-from medgen_jax.reconstruction.colour_shifts import moved
 from medgen_jax.reconstruction.commands import Given
+from medgen_jax.reconstruction.pairs import commands as pairs
+from medgen_jax.reconstruction.pairs.shifts import moved
 
 SIZE = 32
 

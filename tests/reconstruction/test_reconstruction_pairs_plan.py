@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.reconstruction.pair_plan import FieldOfView, read_plan, splits_of
+from medgen_jax.reconstruction.pairs.plan import FieldOfView, read_plan, splits_of
 
 
 def table(folder: pathlib.Path, **changes: object) -> pathlib.Path:

@@ -19,7 +19,7 @@ import numpy as np
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.data.images import write_image
-from medgen_jax.reconstruction.registered import Registered
+from medgen_jax.reconstruction.pairs.registered import Registered
 
 AMPLITUDE, RGB, MASKS = "amplitude", "rgb", "masks"
 #: Share of a tile that must be believed.

@@ -11,10 +11,10 @@ import pytest
 from medgen_jax.core.errors import UserError
 from medgen_jax.fpm import Optics
 from medgen_jax.fpm.field_of_view import cover_of
-from medgen_jax.reconstruction import registered
-from medgen_jax.reconstruction.colour_shifts import moved
 from medgen_jax.reconstruction.description import Recording, read_description
-from medgen_jax.reconstruction.registered import Registered, believable, level, register
+from medgen_jax.reconstruction.pairs import registered
+from medgen_jax.reconstruction.pairs.registered import Registered, believable, level, register
+from medgen_jax.reconstruction.pairs.shifts import moved
 from medgen_jax.reconstruction.stacks import open_described
 
 OBJECT = (0.5 + 0.5 * led_fields.smooth(3)) * np.exp(1j * led_fields.smooth(4))
