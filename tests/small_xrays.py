@@ -74,10 +74,10 @@ def write_run(root, system, data, classes=tuple(CLASSES), name=None):
 
 
 def write_judge(root, classes=tuple(CLASSES), name="judge"):
-    """A classifier without a layer for stains, whose configuration learns the greys in `STEPS` steps."""
+    """A classifier of grey images, whose configuration learns the greys in `STEPS` steps."""
     config = small_systems.CONFIGS["stain_classifier"]()
     config.data.crop_size, config.data.classes, config.data.flip = JUDGED, tuple(classes), False
     config.train.batch_size, config.train.steps = 8, STEPS
-    config.norm.kind = Normaliser.NONE
-    config.optim.lr = 3e-3
+    config.norm.kind, config.model.channels = Normaliser.NONE, 1
+    config.optim.lr = 1e-2
     return untrained_runs.write(root / name, config)

@@ -87,6 +87,7 @@ class ModelConfig:
 
     depth: int = 18
     width: int = 64  # channels of the first layer
+    channels: int = 3  # of the images; 1: grey, without a layer before it
 
 
 @dataclass(slots=True)
@@ -136,12 +137,20 @@ def _validate(config: Config) -> None:
     require(norm.tiles >= 1, "norm.tiles", norm.tiles, "must be at least 1")
     require(config.model.depth in STAGES, "model.depth", config.model.depth, f"must be one of {tuple(STAGES)}")
     options.require_positive(config.model, "width")
+    _validate_channels(config)
     require(optim.lr > 0, "optim.lr", optim.lr, "must be positive")
     require(0 <= optim.lowest_lr <= optim.lr, "optim.lowest_lr", optim.lowest_lr, "must lie in [0, optim.lr]")
     require(optim.weight_decay >= 0, "optim.weight_decay", optim.weight_decay, "must not be negative")
     require(optim.cosine_epochs >= 0, "optim.cosine_epochs", optim.cosine_epochs, "must not be negative")
     names = ("accuracy", "balanced_accuracy", "f1", "auroc", "nll")
     require(config.stop.metric in names, "stop.metric", config.stop.metric, f"must be one of {', '.join(names)}")
+
+
+def _validate_channels(config: Config) -> None:
+    channels = config.model.channels
+    require(channels in (1, 3), "model.channels", channels, "must be 3 (RGB) or 1 (grey)")
+    layered = channels == 1 and config.norm.kind is Normaliser.LSTAINNORM
+    require(not layered, "model.channels", channels, "grey images have no stains: set config.norm.kind=none")
 
 
 def _learning_rate(config: Config) -> Schedule:
@@ -170,6 +179,7 @@ def build(config: Config) -> "StainClassifier":
         lr=_learning_rate(config),
         classes=classes,
         size=config.data.crop_size,
+        channels=config.model.channels,
         wire=f"uint{config.data.bits}",
         batch_size=config.train.batch_size,
         start=norm.start.value,
@@ -190,6 +200,7 @@ class StainClassifier(System):
     lr: Schedule
     classes: int
     size: int
+    channels: int
     wire: str
     batch_size: int
     start: str
@@ -202,16 +213,16 @@ class StainClassifier(System):
 
     @property
     def streams(self) -> dict[str, Stream]:
-        """``records``: an RGB tile and its class."""
-        fields = (("image", Field((self.size, self.size, 3), self.wire)), ("label", Field((), "int32")))
-        return {"records": Stream(fields, self.batch_size)}
+        """``records``: an image and its class."""
+        image = Field((self.size, self.size, self.channels), self.wire, "config.model.channels")
+        return {"records": Stream((("image", image), ("label", Field((), "int32"))), self.batch_size)}
 
     # -- state -----------------------------------------------------------------------------------
 
     def init(self, key: jax.Array) -> TrainState:
         """A fresh backbone; the layer at the released configuration's colours."""
         keys = rng.named(key, "net", "norm", "state")
-        image = jnp.zeros((1, self.size, self.size, 3))
+        image = jnp.zeros((1, self.size, self.size, self.channels))
         found = {"net": self.backbone.init(keys["net"], image, train=False)}
         if self.layer:
             found["norm"] = self.layer.init(keys["norm"], image)
@@ -257,7 +268,7 @@ class StainClassifier(System):
     # -- the step --------------------------------------------------------------------------------
 
     def _normalised(self, variables: PyTree, image: jax.Array) -> jax.Array:
-        """(b, h, w, 3), raw or in [-1, 1] -> in [0, 1]."""
+        """(b, h, w, channels), raw or in [-1, 1] -> in [0, 1]."""
         image = _from_zero(image)
         return self.layer.apply(variables["norm"], image) if self.layer else image
 
@@ -289,7 +300,7 @@ class StainClassifier(System):
         return self.backbone.apply(variables["net"], self._normalised(variables, image), train=False)
 
     def _predict(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
-        """``{"image": (b, h, w, 3)}`` -> (b, classes) probabilities."""
+        """``{"image": (b, h, w, channels)}`` -> (b, classes) probabilities."""
         return jax.nn.softmax(self._logits(variables, inputs["image"]))
 
     def _normalise(self, variables: PyTree, inputs: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:

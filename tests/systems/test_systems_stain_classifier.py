@@ -183,8 +183,21 @@ def test_the_rate_falls_over_the_run_or_swings_as_published():
         ({"optim__lowest_lr": 1.0}, r"config\.optim\.lowest_lr = 1\.0: must lie in \[0, optim\.lr\]"),
         ({"stop__metric": "dice"}, r"config\.stop\.metric = 'dice': must be one of accuracy"),
         ({"data__classes": ("x",)}, r"config\.data\.classes = \('x',\): a classifier needs two or more"),
+        ({"model__channels": 2}, r"config\.model\.channels = 2: must be 3 \(RGB\) or 1 \(grey\)"),
+        ({"model__channels": 1}, "grey images have no stains: set config.norm.kind=none"),
     ],
 )
 def test_refusals(fields, message):
     with pytest.raises(UserError, match=message):
         build(**fields)
+
+
+def test_grey_images_are_classified():
+    system = build(norm__kind=Normaliser.NONE, model__channels=1)
+    image = dict(system.streams["records"].fields)["image"]
+    assert image.shape == (40, 40, 1) and image.setting == "config.model.channels"
+    state = jax.jit(system.init)(jax.random.key(0))
+    assert state.params["net"]["trunk"]["stem"]["kernel"].shape[2] == 1
+    shown = np.zeros((3, 40, 40, 1), np.uint8)
+    answers = system.samplers["predict"](system.inference_variables(state), {"image": shown}, jax.random.key(0))
+    np.testing.assert_allclose(answers.sum(-1), 1, rtol=1e-6)

@@ -80,9 +80,13 @@ def open_judge(run: str | Path, which: str | int, classes: Sequence[str]) -> Jud
     return Judge(Path(run).expanduser().absolute().name, system, config, variables, digest)
 
 
-def shown(image: np.ndarray, size: int) -> np.ndarray:
-    """An image of any size and depth, grey or RGB, as a judge sees it: (size, size, 3) uint8."""
-    return resize(np.ascontiguousarray(eight_bit(image)), size, size)
+def shown(image: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """An image of any size and depth, grey or RGB, as a judge sees it: (size, size, channels) uint8.
+
+    Of RGB images, a judge of grey ones sees the mean of the channels.
+    """
+    levels = resize(np.ascontiguousarray(eight_bit(image)), size, size)
+    return levels if channels == 3 else np.rint(levels.mean(axis=-1, keepdims=True)).astype(np.uint8)
 
 
 class Asked:
@@ -95,7 +99,7 @@ class Asked:
     """
 
     def __init__(self, judge: Judge, batch: int, variables: Any = None):
-        self._system, self._size = judge.system, judge.size
+        self._system = judge.system
         self._answer, self._look = OnDevices([self._answered], batch), OnDevices([self._looked], batch)
         self._variables = self._answer.put(judge.variables if variables is None else variables)
 
@@ -134,17 +138,17 @@ class Asked:
         return _finite(np.concatenate(found))
 
     def maps(self, images: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of each image what was shown (size, size, 3) uint8, probabilities (k,) and maps (size, size, k).
+        """Of each image what was shown, (size, size, 3) uint8, probabilities (k,) and maps (size, size, k).
 
         Arguments and errors as in `answers`.
         """
         for stack in self._stacks(images):
             probabilities, maps = map(np.asarray, self._look(self._variables, stack))
-            yield from zip(stack, _finite(probabilities), maps, strict=True)
+            yield from zip(eight_bit(stack), _finite(probabilities), maps, strict=True)
 
     def _stacks(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Batches of what is shown, (b, size, size, 3) uint8."""
-        fitted = (shown(image, self._size) for image in images)
+        """Batches of what is shown, (b, size, size, channels) uint8."""
+        fitted = (shown(image, self._system.size, self._system.channels) for image in images)
         while part := list(itertools.islice(fitted, self._answer.batch)):
             yield np.stack(part)
 

@@ -89,7 +89,7 @@ class Trainer:
     def _table(self, images: Mapping[str, Sequence[np.ndarray]]) -> ArrayTable:
         classes, size = self._judge.classes, self._config.data.load_size
         labels = [label for label, name in enumerate(classes) for _ in images[name]]
-        stack = [shown(image, size) for name in classes for image in images[name]]
+        stack = [shown(image, size, self._system.channels) for name in classes for image in images[name]]
         return ArrayTable({"image": stack}, {"label": labels}, "the study's images", {"label": classes})
 
 

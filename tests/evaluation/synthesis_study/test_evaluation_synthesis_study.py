@@ -16,7 +16,7 @@ from medgen_jax.data.images import read_image
 from medgen_jax.engine import restore
 from medgen_jax.evaluation import memorisation, results, sets, synthesis_study
 from medgen_jax.evaluation.settings import Settings
-from medgen_jax.evaluation.synthesis_study import Request, draws
+from medgen_jax.evaluation.synthesis_study import Request, draws, judge
 from medgen_jax.synthesis import commands
 
 QUICK = dict(resamples=10, batch=20, pictures=1, cache=False)
@@ -247,3 +247,13 @@ def test_classes_that_do_not_fit_are_refused(toys, tmp_path):
     assert refusal(toys, tmp_path, judge=toys / "gan").endswith(
         "is a run of gan; class activation maps need one of stain_classifier"
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_judge_sees_images_of_any_kind(channels):
+    grey = np.full((6, 6, 1), 40, np.uint8)
+    coloured = np.concatenate([grey, grey + 1, grey + 5], axis=-1)
+    for image, mean in ((grey, 40), (grey.astype(np.uint16) * 257, 40), (coloured, 42)):
+        seen = judge.shown(image, 3, channels)
+        assert seen.shape == (3, 3, channels) and seen.dtype == np.uint8
+        assert (seen.mean(-1) == mean).all()
