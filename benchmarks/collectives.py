@@ -32,6 +32,11 @@ class Collective(NamedTuple):
         """Of the largest result."""
         return max(map(math.prod, self.shapes))
 
+    @property
+    def of_gradients(self) -> bool:
+        """Whether it sums gradients, by there being more than a vector in it: statistics are vectors."""
+        return self.kind == "all-reduce" and any(sum(n > 1 for n in shape) > 1 for shape in self.shapes)
+
 
 def of_program(text: str) -> list[Collective]:
     """The collectives in ``compiled.as_text()``, in its order."""

@@ -2,10 +2,13 @@
 
     python -m benchmarks.scaling --systems all --sizes small --out lines.jsonl
     python -m benchmarks.scaling --lines results.jsonl lines.jsonl --out paper.jsonl
+    python -m benchmarks.scaling --table lines.jsonl --out table.md
 
 The first form compiles every variant of every step for 1, 2 and 4 fake CPU devices, without running it. Its lines
-hold the collectives by kind, their bytes, and ``share_of_work``: operations of one device over those of the same step
-on a single device, 1 / n where all of the work is cut. (``--platform`` leaves fake devices out and takes real ones.)
+hold the collectives by kind, how many of them sum gradients (``gradients``: one for every update of the step where all
+is well), their bytes, and ``share_of_work``: operations of one device over those of the same step on a single device,
+1 / n where all of the work is cut. The optimisers' work never is, which shows where a batch is small. (``--platform``
+leaves fake devices out and takes real ones.) The third form makes a Markdown table of these lines.
 
 The second form joins those bytes with steps that `benchmarks.run` measured at the same batch *per device*:
 
@@ -31,11 +34,12 @@ from benchmarks.cases import Case
 from benchmarks.player import build, fixed_weights
 from benchmarks.timing import significant
 from medgen_jax.engine import mesh as meshes
-from medgen_jax.engine.step import fused, guarded
+from medgen_jax.engine.step import fused, guarded, lowered
 
 Line = Mapping[str, Any]
 #: GB/s in one direction: NVLink 4 and a PCIe 5.0 slot of 16 lanes.
 RATES = ("nvlink=450", "pcie=64")
+HEAD = ("system", "variant", "batch", "devices", "all-reduces", "of gradients", "others", "MB", "work of each")
 
 
 def compiled_step(system: Any, variant: str, devices: list[jax.Device]) -> Any:
@@ -50,8 +54,7 @@ def compiled_step(system: Any, variant: str, devices: list[jax.Device]) -> Any:
     batch = placed({name: stream.zeros() for name, stream in streams.items()}, meshes.over_data(mesh))
     frozen = meshes.abstract(jax.eval_shape(lambda: fixed_weights(system)), mesh)
     step = fused(guarded(system.step_variants[variant], next(iter(streams.values())).per_step))
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(mesh))
-    return jitted.lower(state, (batch,), frozen).compile()
+    return lowered(step, mesh, state, (batch,), frozen).compile()
 
 
 def operations(compiled: Any) -> float:
@@ -63,14 +66,15 @@ def measured(case: Case, batch: int, counts: list[int], dtype: str) -> Iterator[
     """A line per variant and number of devices that share a batch."""
     system = build(case.configure(batch), dtype)
     for variant in system.step_variants:
-        alone = operations(compiled_step(system, variant, jax.devices()[:1]))
+        single = compiled_step(system, variant, jax.devices()[:1])
+        alone = operations(single)
         for count in counts:
-            compiled = compiled_step(system, variant, jax.devices()[:count])
+            compiled = single if count == 1 else compiled_step(system, variant, jax.devices()[:count])
             found = collectives.of_program(compiled.as_text())
             yield {
                 "benchmark": "scaling", "system": case.name, "size": case.size, "variant": variant, "batch": batch,
                 "devices": count, "collectives": dict(Counter(one.kind for one in found)),
-                "bytes": sum(one.bytes for one in found),
+                "gradients": sum(one.of_gradients for one in found), "bytes": sum(one.bytes for one in found),
                 "share_of_work": significant(operations(compiled) / alone) if alone else None,
             }  # fmt: skip
 
@@ -106,6 +110,23 @@ def on_paper(lines: Iterable[Line], rates: Mapping[str, float]) -> Iterator[dict
                 }  # fmt: skip
 
 
+def table(lines: Iterable[Line]) -> Iterator[str]:
+    """Markdown of this measurement's lines for several devices."""
+    yield f"| {' | '.join(HEAD)} |"
+    yield f"|{'---|' * len(HEAD)}"
+    for line in lines:
+        if line["benchmark"] != "scaling" or line["devices"] == 1:
+            continue
+        kinds = dict(line["collectives"])
+        reduced = kinds.pop("all-reduce", 0)
+        others = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        cells = (
+            line["system"], line["variant"], line["batch"], line["devices"], reduced, line["gradients"], others,
+            f"{line['bytes'] / 1e6:.3g}", line["share_of_work"],
+        )  # fmt: skip
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
 def read_rates(texts: Iterable[str]) -> dict[str, float]:
     """``name=GB/s`` texts as numbers.
 
@@ -122,14 +143,18 @@ def read_rates(texts: Iterable[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Compile and count, or join lines."""
+    """Compile and count, join lines, or make a table of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cases.add_options(parser)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4], help="that share a batch")
     parser.add_argument("--platform", help="of real devices, such as gpu, in place of fake CPU devices")
     parser.add_argument("--lines", type=Path, nargs="+", help="files to join; nothing is compiled then")
+    parser.add_argument("--table", type=Path, nargs="+", help="files to make a table of; nothing is compiled then")
     parser.add_argument("--rates", nargs="+", default=RATES, help="NAME=GB_PER_SECOND, in one direction")
     given = parser.parse_args()
+    if given.table:
+        given.out.write_text("\n".join(table(files.read(given.table))) + "\n")
+        return
     if given.lines:
         for line in on_paper(files.read(given.lines), read_rates(given.rates)):
             files.append(given.out, line)

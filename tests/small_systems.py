@@ -155,9 +155,11 @@ CONFIGS = {
 
 
 @functools.cache
-def build(name: str):
+def build(name: str, batch_size: int | None = None):
     """The system of a toy configuration; one build per name, so that compiled functions are shared."""
-    config = configs.resolve(CONFIGS[name](), num_train=16)
+    config = CONFIGS[name]()
+    config.train.batch_size = batch_size or config.train.batch_size
+    config = configs.resolve(config, num_train=16)
     return systems.load(systems.name_of(config)).build(config)
 
 
@@ -181,7 +183,8 @@ def compiled(name: str, variant: str, devices: int = 1, donate: bool = False):
     def run(state, records):
         own = jax.tree.map(jnp.copy, state) if donate else state  # others go on with theirs
         own = jax.device_put(own, meshes.replicated(mesh))
-        return jitted(own, (jax.device_put(records, meshes.over_data(mesh)),), fixed)
+        with jax.set_mesh(mesh):
+            return jitted(own, (jax.device_put(records, meshes.over_data(mesh)),), fixed)
 
     return run
 

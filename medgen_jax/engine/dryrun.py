@@ -11,7 +11,7 @@ from clu import parameter_overview
 from medgen_jax.core import trees
 from medgen_jax.core.config import total_steps
 from medgen_jax.engine import mesh as meshes
-from medgen_jax.engine.step import Augment, abstract_state, augmented, fused, guarded, init_state
+from medgen_jax.engine.step import Augment, abstract_state, augmented, fused, guarded, init_state, lowered
 from medgen_jax.systems.base import System
 
 PyTree = Any
@@ -50,21 +50,19 @@ def estimate(
         for name, stream in system.streams.items()
     }
     variants: dict[str, dict[str, float]] = {}
-    with jax.set_mesh(mesh):
-        for name, step in system.step_variants.items():
-            state = init_state(system, mesh, config.train.seed)
-            guarded_step = guarded(augmented(step, augment), per_step)
-            run = jax.jit(fused(guarded_step), donate_argnums=0, out_shardings=meshes.replicated(mesh))
-            compiled = run.lower(state, (batch,), fixed).compile()
-            variants[name] = {"bytes": _bytes(compiled), "seconds_per_step": 0.0}
-            seconds = []
-            while len(seconds) <= timed_steps and sum(seconds) < LONG_ENOUGH:
-                start = time.perf_counter()
-                state, _ = jax.block_until_ready(compiled(state, (batch,), fixed))
-                seconds.append(time.perf_counter() - start)
-            # The first step also warms up, and counts only where it is long enough to be the only one.
-            timed = seconds[1:] or seconds
-            variants[name]["seconds_per_step"] = sum(timed) / len(timed)
+    for name, step in system.step_variants.items():
+        state = init_state(system, mesh, config.train.seed)
+        run = fused(guarded(augmented(step, augment), per_step))
+        compiled = lowered(run, mesh, state, (batch,), fixed).compile()
+        variants[name] = {"bytes": _bytes(compiled), "seconds_per_step": 0.0}
+        seconds = []
+        while len(seconds) <= timed_steps and sum(seconds) < LONG_ENOUGH:
+            start = time.perf_counter()
+            state, _ = jax.block_until_ready(compiled(state, (batch,), fixed))
+            seconds.append(time.perf_counter() - start)
+        # The first step also warms up, and counts only where it is long enough to be the only one.
+        timed = seconds[1:] or seconds
+        variants[name]["seconds_per_step"] = sum(timed) / len(timed)
     steps = total_steps(config)
     slowest = max(v["seconds_per_step"] for v in variants.values())
     return {

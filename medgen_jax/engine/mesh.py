@@ -9,6 +9,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.core.parallel import AXIS
 
 PyTree = Any
 
@@ -19,7 +20,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     The axis is Auto: with Explicit axes, which newer jax takes by default, Linen's Dropout raises.
     """
     devices = list(devices if devices is not None else jax.devices())
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -29,7 +30,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def over_data(mesh: Mesh) -> NamedSharding:
     """The leading axis is cut over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def check_batch(name: str, size: int, mesh: Mesh) -> None:

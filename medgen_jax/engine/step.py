@@ -83,6 +83,16 @@ def fused(step: Step) -> Callable[[TrainState, tuple[Batch, ...], Mapping[str, P
     return run
 
 
+def lowered(run: Callable[..., Any], mesh: Mesh, *args: Any) -> jax.stages.Lowered:
+    """What `fused` returned, traced and lowered for the devices of a mesh; nothing is compiled or computed yet.
+
+    The state, its first argument, is donated; results lie whole on every device. The mesh is in context, so that
+    what the step draws is cut over it as the batch is (`medgen_jax.core.parallel`).
+    """
+    with jax.set_mesh(mesh):
+        return jax.jit(run, donate_argnums=0, out_shardings=replicated(mesh)).lower(*args)
+
+
 class CompiledSteps:
     """Each variant and scan length compiled once, ahead of its first use, with the time said aloud."""
 
@@ -92,7 +102,7 @@ class CompiledSteps:
         self._steps = {
             name: fused(guarded(augmented(fn, augment), per_step)) for name, fn in system.step_variants.items()
         }
-        self._out = replicated(mesh)
+        self._mesh = mesh
         self._said = said
         self._compiled: dict[tuple[str, int], Callable[..., Any]] = {}
         self.seconds: dict[str, dict[str, float]] = {}
@@ -118,11 +128,10 @@ class CompiledSteps:
         variant, length = key
         label = variant if length == 1 else f"{variant} x {length}"
         with self._said(f"compiling step {label!r} (once)"):
-            jitted = jax.jit(self._steps[variant], donate_argnums=0, out_shardings=self._out)
             start = time.perf_counter()
-            lowered = jitted.lower(*args)
+            step = lowered(self._steps[variant], self._mesh, *args)
             traced = time.perf_counter()
-            compiled = lowered.compile()
+            compiled = step.compile()
             self.seconds[label] = {"trace": traced - start, "compile": time.perf_counter() - traced}
         return compiled
 

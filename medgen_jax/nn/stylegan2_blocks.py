@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.core.parallel import over_batch
 from medgen_jax.ops.conv import conv2d
 from medgen_jax.ops.fir import down_conv, up_conv
 
@@ -193,7 +194,7 @@ class StyledConv(nn.Module):
         strength = self.param("noise_strength", ZEROS, (), jnp.float32)
         const = self.variable("constants", "noise", self._draw, (y.shape[1], y.shape[2]))
         if noise == "random" and not self.is_initializing():
-            drawn = jax.random.normal(self.make_rng("noise"), (*y.shape[:3], 1), jnp.float32)
+            drawn = over_batch(jax.random.normal(self.make_rng("noise"), (*y.shape[:3], 1), jnp.float32))
             y = y + (drawn * strength).astype(y.dtype)
         elif noise == "const":
             y = y + (const.value * strength)[None, :, :, None].astype(y.dtype)

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.core.parallel import over_batch
 from medgen_jax.core.rng import named
 from medgen_jax.core.types import Image
 from medgen_jax.ops.filters import cosine_frequency
@@ -189,7 +190,7 @@ def random_defocus(
     Raises:
       UserError: as `blur_from`, and for bounds that are negative or not in order.
     """
-    z = random_z(key, len(images), z_range)
+    z = over_batch(random_z(key, len(images), z_range))
     return blur_from(images, z, optics, z_max=z_range[1]), z
 
 

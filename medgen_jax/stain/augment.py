@@ -24,6 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from medgen_jax.core.parallel import over_batch
 from medgen_jax.ops import colour
 from medgen_jax.ops.tissue import DENSITY, tissue_mask
 from medgen_jax.stain import normalised
@@ -209,7 +210,7 @@ def _restretched(lit: jax.Array, space: _Space, own_mean: jax.Array, stretch: ja
 def _draws(key: jax.Array, count: int, numbers: int) -> jax.Array:
     """(count, numbers) uniform in (0, 1); a row depends on its place in the batch, not on the size of the batch."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
-    return jax.vmap(lambda k: jax.random.uniform(k, (numbers,), minval=jnp.finfo(jnp.float32).eps))(keys)
+    return over_batch(jax.vmap(lambda k: jax.random.uniform(k, (numbers,), minval=jnp.finfo(jnp.float32).eps))(keys))
 
 
 def _seen(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from medgen_jax.core import rng
+from medgen_jax.core.parallel import over_batch
 from medgen_jax.ops.fir import fir
 
 PyTree = Any
@@ -103,7 +104,7 @@ def draw(key: jax.Array, p: jax.Array | float, shape: tuple[int, int, int, int],
     contrast = chosen("contrast", jnp.exp2(CONTRAST * normal[2]), 1)
     saturation = chosen("saturation", jnp.exp2(SATURATION * normal[3]), 1)
     sign = chosen("negative", jnp.where(even[2] < 0, -1.0, 1.0), 1)
-    return Draw(
+    drawn = Draw(
         flip=chosen("flip", even[4] < 0, 0),
         turns=chosen("turns", jnp.floor(2 * (even[5] + 1)).astype(jnp.int32), 0),
         shift=chosen("shift", jnp.round(SHIFT * side * even[6:8].T).astype(jnp.int32), 0),
@@ -112,6 +113,7 @@ def draw(key: jax.Array, p: jax.Array | float, shape: tuple[int, int, int, int],
         brightness=chosen("brightness", BRIGHTNESS * normal[4], 0),
         colour=colour_matrix(channels, contrast, sign, chosen("hue", math.pi * even[3], 0), saturation),
     )
+    return over_batch(drawn)
 
 
 def _matrix(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:

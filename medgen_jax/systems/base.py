@@ -188,7 +188,11 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def train_step(self, state: TrainState, batch: Batch, frozen: Mapping[str, PyTree]) -> tuple[TrainState, Metrics]:
-        """Update all players once. Leaves ``step``, ``images`` and ``skipped`` to the engine."""
+        """Update all players once. Leaves ``step``, ``images`` and ``skipped`` to the engine.
+
+        What it draws for every record (codes, noise, times) passes `medgen_jax.core.parallel.over_batch`, or all
+        devices do all of the work that hangs on it.
+        """
 
     @property
     def step_variants(self) -> dict[str, Step]:

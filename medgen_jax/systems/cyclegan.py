@@ -187,9 +187,14 @@ class CycleGAN(System):
     # -- network passes --------------------------------------------------------------------------
 
     def _run(self, name: str, params: PyTree, *batches: jax.Array) -> list[jax.Array]:
-        """Training pass of one network; the norms look at one sample alone, so all batches go in one pass."""
-        y = dict(self.networks)[name].apply({"params": params[name]}, jnp.concatenate(batches))
-        return jnp.split(y, len(batches))
+        """Training pass of one network; the norms look at one sample alone, so all batches go in one pass.
+
+        Record by record, not end to end: images of batches that are cut over devices stay where they are.
+        """
+        together = jnp.stack(batches, axis=1)
+        y = dict(self.networks)[name].apply({"params": params[name]}, together.reshape(-1, *together.shape[2:]))
+        y = y.reshape(-1, len(batches), *y.shape[1:])
+        return [y[:, i] for i in range(len(batches))]
 
     def _feature_distance(self, frozen: Mapping[str, PyTree], x: jax.Array, y: jax.Array) -> jax.Array:
         def features(image: jax.Array) -> dict[str, jax.Array]:

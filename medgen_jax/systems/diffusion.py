@@ -26,6 +26,7 @@ from medgen_jax.core.config import (
     validate_shared,
     validate_types,
 )
+from medgen_jax.core.parallel import over_batch
 from medgen_jax.core.precision import compute_dtype
 from medgen_jax.core.schedules import Schedule as Rate
 from medgen_jax.core.streams import LABEL, VIEW, Field, Order, Stream, balanced, class_balanced, shuffled
@@ -221,7 +222,7 @@ class Diffusion(System):
     ) -> dict[str, jax.Array]:
         """Losses (b,) of images at steps ``t``: ``mse``, and ``bound`` (bits) where the variance is learned."""
         keys = rng.named(key, "noise", "dropout")
-        epsilon = jax.random.normal(keys["noise"], x0.shape)
+        epsilon = over_batch(jax.random.normal(keys["noise"], x0.shape))
         level = process.take(self.schedule.levels, t + 1, x0.ndim)
         x, rngs = process.q_sample(x0, epsilon, level), {"dropout": keys["dropout"]}
         output = self.network.apply({"params": params}, x, t, condition, train=train, rngs=rngs)
@@ -245,10 +246,10 @@ class Diffusion(System):
             t, fair = step_sampler.draw(state.extra["history"], keys["steps"], count)
         else:
             t, fair = jax.random.randint(keys["steps"], (count,), 0, len(self.schedule)), jnp.ones((count,))
-        inputs = {
+        inputs = over_batch({
             "x0": to_unit(records["image"]), "t": t, "condition": self._dropped(records, keys["drop"]),
             "weight": fair, "place": jnp.arange(count),
-        }  # fmt: skip
+        })  # fmt: skip
 
         def loss(params: PyTree, part: Mapping[str, PyTree], key: jax.Array) -> tuple[jax.Array, PyTree]:
             terms = self._terms(params, part["x0"], part["t"], part["condition"], key, train=True)

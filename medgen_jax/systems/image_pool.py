@@ -3,6 +3,9 @@
 While the pool fills, every image is stored and returned. Afterwards, with probability one half, an
 image is returned as it is; else a random stored one is returned and the image takes its place. Images
 of a batch are queried one after the other, as if each were its own step.
+
+An image may therefore come back for any later one, on whichever device that lies. On several devices every one of them
+holds the whole pool and plays the same exchange, for which it is told the whole batch, once.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from medgen_jax.core.parallel import on_every_device, over_batch
 
 
 def empty(size: int, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -50,5 +55,7 @@ def query(pool: dict[str, Any], images: jax.Array, key: jax.Array) -> tuple[jax.
         }
         return new, jnp.where(swap, stored, image)
 
-    pool, shown = lax.scan(one, pool, (images.astype(jnp.float32), jax.random.split(key, len(images))))
-    return shown, pool
+    every = on_every_device(images.astype(jnp.float32))
+    pool, shown = lax.scan(one, pool, (every, jax.random.split(key, len(images))))
+    # The loop stays whole; from its end on, each device goes on with its own images.
+    return over_batch(on_every_device(shown)), pool

@@ -17,6 +17,7 @@ import optax
 
 from medgen_jax.core import rng
 from medgen_jax.core.config import DataConfig, TrainConfig, require, validate_shared, validate_types
+from medgen_jax.core.parallel import over_batch
 from medgen_jax.core.schedules import Schedule
 from medgen_jax.core.streams import Field, Stream
 from medgen_jax.losses.adversarial import gan_loss, generator_loss
@@ -162,7 +163,7 @@ class LatentGan(System):
     def codes(self, state: TrainState) -> jax.Array:
         """What the next step makes its images of, (batch_size, latent)."""
         keys = rng.named(jax.random.fold_in(state.key, state.step), "codes")
-        return jax.random.normal(keys["codes"], (self.batch_size, self.latent))
+        return over_batch(jax.random.normal(keys["codes"], (self.batch_size, self.latent)))
 
     def _update_discriminator(self, state: TrainState, real: jax.Array, fake: jax.Array) -> tuple[TrainState, Metrics]:
         """The loss on real images and that on made ones, each batch normalised by itself, in the reference's order."""

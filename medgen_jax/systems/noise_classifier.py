@@ -25,6 +25,7 @@ from medgen_jax.core.config import (
     validate_shared,
     validate_types,
 )
+from medgen_jax.core.parallel import over_batch
 from medgen_jax.core.precision import compute_dtype
 from medgen_jax.core.schedules import Schedule as Rate
 from medgen_jax.core.streams import Field, Stream, class_balanced, shuffled
@@ -143,13 +144,13 @@ class NoisyClasses(System):
     def _noised(self, x0: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
         """Images (b, h, w, c) with the noise of steps ``t`` (b,)."""
         level = process.take(self.schedule.levels, t + 1, x0.ndim)
-        return process.q_sample(x0, jax.random.normal(key, x0.shape), level)
+        return process.q_sample(x0, over_batch(jax.random.normal(key, x0.shape)), level)
 
     def train_step(self, state: TrainState, batch: Batch, frozen: Mapping[str, PyTree]) -> tuple[TrainState, Metrics]:
         """One step of AdamW on the cross-entropy at uniformly drawn steps of the process."""
         records, key = batch["records"], jax.random.fold_in(state.key, state.step)
         keys = rng.named(key, "steps", "loss")
-        t = jax.random.randint(keys["steps"], records["label"].shape, 0, len(self.schedule))
+        t = over_batch(jax.random.randint(keys["steps"], records["label"].shape, 0, len(self.schedule)))
         inputs = {"x0": to_unit(records["image"]), "label": records["label"], "t": t}
 
         def loss(params: PyTree, part: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:

@@ -22,6 +22,7 @@ import optax
 
 from medgen_jax.core import grad, rng, trees
 from medgen_jax.core.config import DataConfig, TrainConfig
+from medgen_jax.core.parallel import over_batch
 from medgen_jax.core.precision import compute_dtype
 from medgen_jax.core.streams import LABEL, Field, Stream, class_balanced, pairs_of_class
 from medgen_jax.losses.adversarial import gan_loss, generator_loss, r1_penalty
@@ -197,7 +198,7 @@ class StarGANv2(System):
             "image": to_unit(source["image"]),
             "label": source[LABEL],
             "target": pairs[LABEL].reshape(-1, 2)[:, 0],
-            LATENT: jax.random.normal(keys["latents"], (self.batch_size, 2, self.latent)),
+            LATENT: over_batch(jax.random.normal(keys["latents"], (self.batch_size, 2, self.latent))),
             REFERENCE: references.reshape(-1, 2, *references.shape[1:]),
         }
 

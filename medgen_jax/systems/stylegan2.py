@@ -22,6 +22,7 @@ from jax import lax
 
 from medgen_jax.core import grad, rng, trees
 from medgen_jax.core.config import DataConfig, TrainConfig, expected_steps, validate_shared, validate_types
+from medgen_jax.core.parallel import over_batch
 from medgen_jax.core.precision import compute_dtype
 from medgen_jax.core.streams import LABEL, Field, Stream, class_balanced, shuffled
 from medgen_jax.losses.adversarial import gan_loss, generator_loss, r1_penalty
@@ -232,7 +233,7 @@ class StyleGAN2(System):
 
     def probes(self, key: jax.Array, count: int) -> jax.Array:
         """Standard normal images that path lengths are measured along."""
-        return jax.random.normal(key, (count, *self.maker.shape))
+        return over_batch(jax.random.normal(key, (count, *self.maker.shape)))
 
     def _update_discriminator(
         self, state: TrainState, real: jax.Array, labels: jax.Array, key: jax.Array

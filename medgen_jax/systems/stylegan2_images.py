@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from medgen_jax.core import rng
+from medgen_jax.core.parallel import over_batch
 from medgen_jax.core.streams import LABEL, Field
 from medgen_jax.nn.stylegan2 import Generator, mix_styles, spread, truncate
 from medgen_jax.systems import numbered
@@ -42,7 +43,7 @@ class ImageMaker:
         """What images of these classes (b,) are made of: codes, others to mix styles with, and the classes."""
         keys = rng.named(key, "z", "mixed")
         shape = (labels.shape[0], self.generator.z_dim)
-        return {LABEL: labels, **{name: jax.random.normal(k, shape) for name, k in keys.items()}}
+        return over_batch({LABEL: labels, **{name: jax.random.normal(k, shape) for name, k in keys.items()}})
 
     def crossover(self, key: jax.Array) -> jax.Array:
         """First layer of a batch that takes its style from the other codes; beyond the last one where none does."""

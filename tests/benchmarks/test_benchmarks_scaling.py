@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
 import jax
 import pytest
@@ -70,54 +71,87 @@ def test_files_are_joined_without_compiling(tmp_path, monkeypatch):
     assert {line["link"] for line in files.read([out], "on_paper")} == {"nvlink", "pcie"}
 
 
-#: Per toy system and variant, on 4 devices: all-reduces of gradients, one for each player or for several at once, and
-#: the most of statistics beside them, those of batch norm: two on the way forth and two back, in every layer and pass.
-#: The generators of `gan` and `dcgan` have none, for every device draws all codes and does all of their work.
+def test_a_table_of_lines(tmp_path, monkeypatch):
+    line = {
+        **COUNTED, "batch": 8, "devices": 2, "collectives": {"all-reduce": 5, "all-gather": 1}, "gradients": 2,
+        "share_of_work": 0.51,
+    }  # fmt: skip
+    for one in ({**line, "devices": 1}, RUN, line):
+        files.append(tmp_path / "lines.jsonl", one)
+    out = tmp_path / "table.md"
+    monkeypatch.setattr(sys, "argv", ["scaling", "--table", str(tmp_path / "lines.jsonl"), "--out", str(out)])
+    scaling.main()
+    head, rule, row = out.read_text().splitlines()
+    assert row == "| gan | train | 8 | 2 | 5 | 2 | 1 all-gather | 100 | 0.51 |"
+    assert len(head.split("|")) == len(rule.split("|")) == len(row.split("|"))
+
+
+#: Per toy system and variant, on 2 devices: all-reduces of gradients, one for each update of the step; the most of
+#: statistics beside them; and what else is told, by kind. Batch norm has two statistics on the way forth and two back,
+#: in every layer and pass: 4 x (7 layers of G + 3 of D in 3 passes) are the 64 of `pix2pix`. Between such sums a few
+#: kernels' gradients may go ahead of the others': once in `dcgan`, before and behind the trunk of `stain_classifier`.
+#: Images travel only to the pools of `cyclegan`; `diffusion-variance` gathers the steps and losses that it remembers.
 EXPECTED = {
-    ("gan", "train"): (1, 0),
-    ("dcgan", "train"): (1, 4),
-    ("pix2pix", "train"): (2, 64),
-    ("pix2pix-seed", "d0"): (1, 30),
-    ("pix2pix-seed", "g"): (1, 28),
-    ("pix2pix-seed", "d"): (1, 44),
-    ("cyclegan", "train"): (1, 0),
+    ("cyclegan", "train"): (1, 0, {"all-gather": 2}),
+    ("cyclegan-focus", "train"): (1, 0, {}),
+    ("dcgan", "train"): (3, 19, {}),
+    ("diffusion", "train"): (1, 0, {}),
+    ("diffusion-variance", "train"): (1, 0, {"all-gather": 3}),
+    ("gan", "train"): (2, 12, {}),
+    ("noise_classifier", "train"): (1, 0, {}),
+    ("pix2pix", "train"): (2, 64, {}),
+    ("pix2pix-seed", "d"): (1, 44, {}),
+    ("pix2pix-seed", "d0"): (1, 30, {}),
+    ("pix2pix-seed", "g"): (1, 28, {}),
+    ("stain_classifier", "train"): (3, 90, {}),
+    ("stargan_v2", "train"): (4, 8, {}),
+    ("stylegan2", "main"): (2, 8, {}),
+    ("stylegan2", "path_r1"): (4, 8, {}),
 }
-
-
-def is_kernel(shape):
-    """Whether an array is no vector: statistics and biases are."""
-    return sum(n > 1 for n in shape) > 1
+#: Records of a step: so many that what every device does for itself, the optimisers' work, is next to nothing.
+BATCH = 64
 
 
 def steps():
-    """All that is expected; what takes long to compile is slow."""
+    """All there are; what takes long to compile is slow."""
     for name, variant in sorted(EXPECTED):
-        slow = name not in ("gan", "dcgan", "pix2pix")
+        slow = name not in ("gan", "dcgan")
         marks = [pytest.mark.slow, pytest.mark.ci_slow] if slow else []
         yield pytest.param((name, variant), marks=marks, id=f"{name}-{variant}")
 
 
+def test_every_step_is_expected():
+    assert {
+        (name, variant) for name in small_systems.CONFIGS for variant in small_systems.build(name).step_variants
+    } == set(EXPECTED)
+
+
+def compiled(name, variant, devices):
+    return scaling.compiled_step(small_systems.build(name, BATCH), variant, jax.devices()[:devices])
+
+
 @pytest.fixture(scope="module", params=steps())
 def step(request):
-    """Toy system, variant, and the collectives of its step over 4 devices."""
+    """Toy system, variant, and its step over 2 devices."""
     name, variant = request.param
-    compiled = scaling.compiled_step(small_systems.build(name), variant, jax.devices()[:4])
-    return name, variant, collectives.of_program(compiled.as_text())
+    return name, variant, compiled(name, variant, 2)
 
 
 def test_gradients_come_in_one_all_reduce_and_statistics_are_listed(step):
-    name, variant, found = step
+    name, variant, program = step
+    groups, statistics, others = EXPECTED[name, variant]
+    found = collectives.of_program(program.as_text())
     reduced = [one for one in found if one.kind == "all-reduce"]
-    gradients = [one for one in reduced if any(map(is_kernel, one.shapes))]
-    groups, statistics = EXPECTED[name, variant]
+    gradients = [one for one in reduced if one.of_gradients]
     assert len(gradients) == groups
     assert len(reduced) - groups <= statistics
+    assert Counter(one.kind for one in found if one.kind != "all-reduce") == others
     params = trees.count(small_systems.initial_state(name).params)
-    # Statistics are vectors: next to nothing beside the gradients even of a toy.
-    assert sum(one.bytes for one in reduced) < 1.1 * sum(one.bytes for one in gradients) < 1.1 * 3 * 4 * params
+    # Statistics are vectors: next to nothing beside the gradients even of a toy. Of a weight that several losses of an
+    # update use (of real and of made images, a penalty), the gradients travel side by side.
+    assert sum(one.bytes for one in reduced) < 1.1 * sum(one.bytes for one in gradients) < 1.1 * 4 * 4 * params
 
 
-def test_images_stay_where_they_are(step):
-    """But for those of `cyclegan`, which joins batches end to end for one pass and cuts them again."""
-    name, _, found = step
-    assert {one.kind for one in found} == {"all-reduce"} or name == "cyclegan"
+def test_two_devices_have_half_of_the_work_each(step):
+    name, variant, program = step
+    assert scaling.operations(program) < 0.6 * scaling.operations(compiled(name, variant, 1))

@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import collectives
+from medgen_jax.engine import mesh as meshes
 from medgen_jax.systems import image_pool
 
+KEY = jax.random.key(4)
 query = jax.jit(image_pool.query)
 
 
@@ -58,3 +61,19 @@ def test_without_a_pool_images_pass_through():
     shown, after = image_pool.query(pool, numbered(1, 2), jax.random.key(0))
     np.testing.assert_array_equal(shown.ravel(), [1, 2])
     assert pool == after == {}  # no array without elements, which checkpoints cannot hold
+
+
+def test_on_several_devices_it_is_the_same_exchange_and_tells_each_image_once():
+    mesh = meshes.make_mesh(jax.devices()[:4])
+    pool, images = {"images": numbered(*range(6)), "filled": jnp.int32(6)}, numbered(*range(10, 26))
+    shown, after = query(pool, images, KEY)
+    everywhere, cut = meshes.replicated(mesh), meshes.over_data(mesh)
+    placed = tuple(map(jax.device_put, (pool, images, KEY), (everywhere, cut, everywhere)))
+    with jax.set_mesh(mesh):
+        run = jax.jit(image_pool.query).lower(*placed).compile()
+    found = run(*placed)
+    np.testing.assert_array_equal(found[0], shown)
+    np.testing.assert_array_equal(found[1]["images"], after["images"])
+    assert {shard.data.shape for shard in found[0].addressable_shards} == {(4, 1, 1, 1)}
+    (told,) = collectives.of_program(run.as_text())
+    assert (told.kind, told.elements) == ("all-gather", 16)
