@@ -14,17 +14,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from medgen_jax import cli
+from medgen_jax import cli, conversions
 
-_STYLEGAN2 = ["stylegan2-rosinality", "stylegan2-ada"]
-_OF_ONE_FILE = ["guided-diffusion", "stargan-v2", *_STYLEGAN2, "dcgan"]
-_LAYOUTS = ["pytorch-cyclegan-pix2pix", *_OF_ONE_FILE]
-_FROM = flags.DEFINE_enum("from", None, _LAYOUTS, "Whose layout the files have.")
-_TO = flags.DEFINE_enum("to", None, [*_LAYOUTS, "jax-export"], "What to turn a run into.")
+_SEVERAL_FILES, _EXPORT = "pytorch-cyclegan-pix2pix", "jax-export"
+_FROM = flags.DEFINE_enum("from", None, list(conversions.LAYOUTS), "Whose layout the files have.")
+_TO = flags.DEFINE_enum("to", None, [*conversions.LAYOUTS, _EXPORT], "What to turn a run into.")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory to make: a run with --from, files with --to.")
 _FOLDER = flags.DEFINE_string("folder", None, "--from: folder with latest_net_{G,D}.pth or latest_net_{G,D}_{A,B}.pth.")
 _EPOCH = flags.DEFINE_string("epoch", "latest", "--from: which files of --folder.")
@@ -45,9 +45,8 @@ def main(_: list[str]) -> int:
     """Read, compare names, write."""
     if (_FROM.value is None) == (_TO.value is None):
         raise cli.UserError("give either --from or --to")
-    of_file = [_FILE] * (_FROM.value in _OF_ONE_FILE) + [_CONFIG] * (_FROM.value == "guided-diffusion")
-    _require(_OUTPUT, *([_WORKDIR] if _TO.value else of_file))
-    if _FROM.value == "pytorch-cyclegan-pix2pix" and (_FOLDER.value is None) == (_GENERATOR.value is None):
+    _require("output", *(conversions.LAYOUTS[_FROM.value].needed if _FROM.value else ("workdir",)))
+    if _FROM.value == _SEVERAL_FILES and (_FOLDER.value is None) == (_GENERATOR.value is None):
         raise cli.UserError("give either --folder, for all networks of a training, or --generator, for one file")
     from medgen_jax.engine import runtime
 
@@ -56,47 +55,36 @@ def main(_: list[str]) -> int:
     return 0
 
 
-def _require(*needed: flags.FlagHolder) -> None:
-    for flag in needed:
-        if flag.value is None:
-            raise cli.UserError(f"--{flag.name} is missing")
+def _require(*names: str) -> None:
+    for name, value in _values(names).items():
+        if value is None:
+            raise cli.UserError(f"--{name} is missing")
+
+
+def _values(names: tuple[str, ...]) -> dict[str, Any]:
+    """What was given for flags of these names."""
+    return {name: flags.FLAGS[name].value for name in names}
 
 
 def _read() -> list[str]:
-    from medgen_jax import conversion, dcgan_conversion, stargan_v2_conversion, stylegan2_conversion
-    from medgen_jax.guided_diffusion_conversion import from_guided_diffusion
+    module, options = conversions.load(_FROM.value), conversions.LAYOUTS[_FROM.value].reading
+    weights = _files(module.find_files) if _FROM.value == _SEVERAL_FILES else _FILE.value
+    return module.read(weights, _OUTPUT.value, **_values(options))
 
-    given = _FILE.value, _OUTPUT.value, _CONFIG.value
-    if _FROM.value in _STYLEGAN2:
-        return stylegan2_conversion.from_stylegan2(_FROM.value, *given)
-    if _FROM.value == "dcgan":
-        return dcgan_conversion.from_dcgan(*given)
-    if _FROM.value == "stargan-v2":
-        return stargan_v2_conversion.from_stargan_v2(*given)
-    if _FROM.value == "guided-diffusion":
-        return from_guided_diffusion(_FILE.value, _CONFIG.value, _OUTPUT.value, null_row=_NULL_ROW.value)
-    one = {name: flag.value for name, flag in (("G", _GENERATOR), ("D", _DISCRIMINATOR)) if flag.value}
-    files = conversion.find_files(_FOLDER.value, _EPOCH.value) if _FOLDER.value else one
-    options = {"size": _SIZE.value, "stats": _STATS.value, "dropout": _DROPOUT.value}
-    return conversion.from_torch(files, _OUTPUT.value, **options)
+
+def _files(find: Callable[[str, str], Mapping[str, Any]]) -> Mapping[str, Any]:
+    if _FOLDER.value:
+        return find(_FOLDER.value, _EPOCH.value)
+    return {name: flag.value for name, flag in (("G", _GENERATOR), ("D", _DISCRIMINATOR)) if flag.value}
 
 
 def _write() -> list[str]:
-    from medgen_jax import conversion, dcgan_conversion, sampling, stargan_v2_conversion, stylegan2_conversion
-    from medgen_jax.guided_diffusion_conversion import to_guided_diffusion
-
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
-    given = _WORKDIR.value, _OUTPUT.value, which
-    if _TO.value in _STYLEGAN2:
-        return stylegan2_conversion.to_stylegan2(_TO.value, *given)
-    if _TO.value == "dcgan":
-        return dcgan_conversion.to_dcgan(*given)
-    if _TO.value == "stargan-v2":
-        return stargan_v2_conversion.to_stargan_v2(*given)
-    if _TO.value == "guided-diffusion":
-        return to_guided_diffusion(*given, null_row=_NULL_ROW.value)
-    if _TO.value == "pytorch-cyclegan-pix2pix":
-        return conversion.to_torch(*given)
+    if _TO.value != _EXPORT:
+        options = conversions.LAYOUTS[_TO.value].writing
+        return conversions.load(_TO.value).write(_WORKDIR.value, _OUTPUT.value, which, **_values(options))
+    from medgen_jax import sampling
+
     folder = sampling.export_sampler(_WORKDIR.value, _OUTPUT.value, _SAMPLER.value, which)
     about = sampling.load_exported(folder).about
     return [

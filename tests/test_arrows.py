@@ -108,10 +108,12 @@ def test_data_never_imports_jax(root):
             assert not tops & {"jax", "flax", "optax", "orbax"}, path
 
 
-def test_only_commands_import_the_evaluation_room(root):
-    elsewhere = [(path, tree) for path, tree in files(root) if path.parts[0] != "evaluation"]
-    importers = [str(p) for p, tree in elsewhere if "evaluation" in {room for room, _ in rooms_imported(p, tree)}]
-    assert importers == ["evaluate.py", "severity.py"]
+@pytest.mark.parametrize(
+    ("room", "commands"), [("evaluation", ["evaluate.py", "severity.py"]), ("conversions", ["convert.py"])]
+)
+def test_only_commands_import_some_rooms(root, room, commands):
+    elsewhere = [(path, tree) for path, tree in files(root) if path.parts[0] != room]
+    assert commands == [str(p) for p, tree in elsewhere if room in {name for name, _ in rooms_imported(p, tree)}]
 
 
 def test_flax_lives_in_nn_and_systems(root):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.counterfactuals import runs
 from medgen_jax.counterfactuals.inputs import Wanted
 from medgen_jax.counterfactuals.made import Made, Taken, stack
 from medgen_jax.counterfactuals.runs import Run
@@ -79,13 +78,13 @@ def load(run: Run, direction: str, which: str | int = "last") -> Cycle:
       direction: ``b2a``: a is what the counterfactual shows; or ``a2b``.
       which: checkpoint.
     """
-    step, classes = run.checkpoint(which), domains(run)
+    point, classes = run.checkpoint(which), domains(run)
     source, target = (classes[side] for side in direction.split("2"))
     settings = {
-        "system": run.kind, "run": run.name, "checkpoint": int(step.name), "run_digest": runs.digest(step),
+        "system": run.kind, "run": run.name, "checkpoint": point.step, "run_digest": point.sha256,
         "method": direction, "source": source, "target": target,
     }  # fmt: skip
-    return Cycle(wanted(run), settings, run, int(step.name), direction, source, target)
+    return Cycle(wanted(run), settings, run, point.step, direction, source, target)
 
 
 def domains(run: Run) -> dict[str, str]:

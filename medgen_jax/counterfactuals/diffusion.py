@@ -261,24 +261,24 @@ def load(
       more_latents: another folder of results whose latents may be used.
       references: see `Diffusion`; needed where scales are chosen.
     """
-    step = run.checkpoint(which)
-    made_of = {"run": runs.digest(step), "method": asked.method, "steps": asked.steps, "clip": asked.clip}
+    point = run.checkpoint(which)
+    made_of = {"run": point.sha256, "method": asked.method, "steps": asked.steps, "clip": asked.clip}
     encoding = {**made_of, "source": asked.source, "depth": asked.depth}
-    said = {"system": run.kind, "run": run.name, "checkpoint": int(step.name), "run_digest": made_of["run"]}
-    own, judge = step, {}
+    said = {"system": run.kind, "run": run.name, "checkpoint": point.step, "run_digest": made_of["run"]}
+    own, judge = point, {}
     if guide:
         own = guide.checkpoint(guide_which)
         judge = {
             "classifier": guide.name,
-            "classifier_checkpoint": int(own.name),
-            "classifier_digest": runs.digest(own),
+            "classifier_checkpoint": own.step,
+            "classifier_digest": own.sha256,
         }
     if asked.depth == AUTO:  # the depth hangs on what guides
         encoding |= {"target": asked.target, "scale": _highest(asked), "classifier_scale": asked.classifier_scale}
         encoding |= {"classifier": judge.get("classifier_digest"), "interval": request.settings(asked)["interval"]}
     settings = {**said, "classifier": None, **judge, **request.settings(asked)}
     folders = (folder, *([more_latents] if more_latents else []))
-    steps = int(step.name), int(own.name)
+    steps = point.step, own.step
     return Diffusion(wanted(run), settings, run, guide, steps, asked, folders, encoding, references)
 
 

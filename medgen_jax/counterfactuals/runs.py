@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from medgen_jax import systems
-from medgen_jax.core import manifest
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import LABEL, VIEW
 from medgen_jax.counterfactual_sampler import CounterfactualSampler, make_counterfactual
 from medgen_jax.diffusion.schedules import Schedule
 from medgen_jax.engine import restore
+from medgen_jax.engine.restore import OpenRun
 
 PyTree = Any
 #: Systems that are joined here, and what they are called.
@@ -27,24 +27,8 @@ DIFFUSION, CLASSIFIER = "diffusion", "noise_classifier"
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """A run as its configuration describes it; no weights.
-
-    Attributes:
-      workdir: its directory.
-      kind: registered name of its system.
-      system, config: as `medgen_jax.engine.restore.open_run` gives them.
-    """
-
-    workdir: Path
-    kind: str
-    system: Any
-    config: Any
-
-    @property
-    def name(self) -> str:
-        """What pages and messages call it."""
-        return self.workdir.absolute().name
+class Run(OpenRun):
+    """A run that makes counterfactuals, or guides one that does."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -61,14 +45,6 @@ class Run:
     def knows_unknown(self) -> bool:
         """Whether a diffusion model has been trained on images of unknown class, as classifier-free guidance needs."""
         return self.system.drop > 0
-
-    def checkpoint(self, which: str | int) -> Path:
-        """Directory of an intact checkpoint.
-
-        Raises:
-          UserError: when there is none.
-        """
-        return restore.intact_step(self.workdir, which)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +129,12 @@ def place(flag: str, name: str, names: tuple[str, ...], what: str) -> int:
 
 def denoiser(run: Run, which: str | int = "last") -> Denoiser:
     """The model of an open run; see `medgen_jax.sampling.load_denoiser`."""
-    system, folder = run.system, run.checkpoint(which)
-    variables = restore.inference_variables(system, folder)
+    system, point = run.system, run.checkpoint(which)
+    variables = restore.inference_variables(system, point.folder)
     return Denoiser(
         jax.tree_util.Partial(system.denoise, variables), system.schedule,
         dict(system.network.null) if run.knows_unknown else None, system.kind, system.walk[1],
-        run.classes, run.views, system.size, system.channels, int(folder.name),
+        run.classes, run.views, system.size, system.channels, point.step,
     )  # fmt: skip
 
 
@@ -184,7 +160,7 @@ def sampler(
     model = denoiser(run, which)
     classify = None
     if guide:
-        variables = restore.inference_variables(guide.system, guide.checkpoint(guide_which))
+        variables = restore.inference_variables(guide.system, guide.checkpoint(guide_which).folder)
         classify = jax.tree_util.Partial(guide.system.classify, variables)
     null = None if model.null is None else functools.partial(_class_unknown, model.null[LABEL])
     return make_counterfactual(
@@ -201,11 +177,6 @@ def clips(run: Run, method: str) -> bool:
 def unknown(run: Run) -> dict[str, int]:
     """The number of each condition that says "unknown"."""
     return dict(run.system.network.null)
-
-
-def digest(folder: Path) -> str:
-    """What tells a checkpoint from every other."""
-    return manifest.file_digest(folder / manifest.NAME)
 
 
 def _class_unknown(null: int, condition: dict[str, jax.Array]) -> dict[str, jax.Array]:

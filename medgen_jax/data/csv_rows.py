@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ def read_rows(file: Path, columns: Collection[str], faults: Faults) -> tuple[tup
         twice, or holds no records.
     """
     text = _text(file)
-    lines = _lines(file, text, _delimiter(text, columns))
+    lines = numbered_records(file, io.StringIO(text, newline=""), _delimiter(text, columns))
     number, header = next(lines, (1, []))
     names = tuple(name.strip().casefold() for name in header)
     for name in columns:
@@ -111,10 +111,18 @@ def _delimiter(text: str, columns: Collection[str]) -> str:
     return max(DELIMITERS, key=known)
 
 
-def _lines(file: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The number of the line on which a record begins, and its cells; empty lines are left out."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    start = 1
+def numbered_records(file: Path, text: Iterable[str], delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """The number of the line on which a record begins, and its cells; empty lines are left out.
+
+    Args:
+      file: what messages call it.
+      text: its lines, with their ends.
+      delimiter: what separates cells.
+
+    Raises:
+      UserError: naming the line where it stops to be CSV.
+    """
+    reader, start = csv.reader(text, delimiter=delimiter, strict=True), 1
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):

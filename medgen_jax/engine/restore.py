@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,46 @@ from medgen_jax.engine.step import abstract_state
 from medgen_jax.systems.base import System, TrainState
 
 PyTree = Any
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whose every byte is as written.
+
+    Attributes:
+      folder: its files.
+      step: after how many steps it was saved.
+      sha256: of its manifest, which holds those of all its files.
+    """
+
+    folder: Path
+    step: int
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A run as its configuration describes it; no weights.
+
+    Attributes:
+      workdir: its directory.
+      kind: registered name of its system.
+      system, config: as `open_run` gives them.
+    """
+
+    workdir: Path
+    kind: str
+    system: System
+    config: Any
+
+    @property
+    def name(self) -> str:
+        """What files, pages and messages call it."""
+        return self.workdir.absolute().name
+
+    def checkpoint(self, which: str | int = "last") -> Checkpoint:
+        """One of its checkpoints, as `checkpoint` finds it."""
+        return checkpoint(self.workdir, which)
 
 
 def open_run(workdir: str | Path) -> tuple[System, Any]:
@@ -60,6 +101,12 @@ def intact_step(workdir: str | Path, which: str | int = "last") -> Path:
         except manifest.Damaged as error:
             reasons.append(str(error))
     raise UserError(f"{workdir}: no intact checkpoint ({reasons[0]})")
+
+
+def checkpoint(workdir: str | Path, which: str | int = "last") -> Checkpoint:
+    """A checkpoint and what tells it from every other; arguments and errors as in `intact_step`."""
+    folder = intact_step(workdir, which)
+    return Checkpoint(folder, int(folder.name), manifest.file_digest(folder / manifest.NAME))
 
 
 def read_part(system: System, folder: Path, select: Callable[[TrainState], PyTree]) -> PyTree:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medgen_jax.core import manifest
 from medgen_jax.engine import restore
+from medgen_jax.engine.restore import Checkpoint
 from medgen_jax.evaluation.devices import parts
 from medgen_jax.evaluation.features import Extractor, FeatureRows
 from medgen_jax.evaluation.folders import eight_bit
@@ -25,9 +25,9 @@ OpenRecords = Callable[[LoadedSampler, str | None, str | Path | None], Split | L
 
 
 class Subject(NamedTuple):
-    """A checkpoint's directory, its sampler, and the records to judge it on."""
+    """A checkpoint, its sampler, and the records to judge it on."""
 
-    step: Path
+    point: Checkpoint
     model: LoadedSampler
     records: Split | Labelled | Validated
 
@@ -36,8 +36,8 @@ class Subject(NamedTuple):
         """What fingerprints and pages say of where the images come from."""
         return {
             "split": self.records.name,
-            "fake": manifest.file_digest(self.step / manifest.NAME),
-            "run": f"{self.model.system} step {int(self.step.name)} {self.model.name}",
+            "fake": self.point.sha256,
+            "run": f"{self.model.system} step {self.point.step} {self.model.name}",
         }
 
     def conditions(self, reference: str) -> dict[str, Any]:
@@ -67,9 +67,9 @@ def open_subject(
     Raises:
       UserError: as `medgen_jax.sampling.load_sampler` and ``records``.
     """
-    step = restore.intact_step(workdir, which)
-    model = load_sampler(workdir, sampler, int(step.name))
-    return Subject(step, model, records(model, split, data))
+    point = restore.checkpoint(workdir, which)
+    model = load_sampler(workdir, sampler, point.step)
+    return Subject(point, model, records(model, split, data))
 
 
 def open_records(model: LoadedSampler, split: str | None, data: str | Path | None) -> Split | Labelled | Validated:

@@ -102,7 +102,7 @@ def evaluate(
     folder = results.claim(output, settings.overwrite)
 
     say(f"{records.reason}: the system's own evaluators judge the run")
-    run = f"{subject.model.system} step {int(subject.step.name)}"
+    run = f"{subject.model.system} step {subject.point.step}"
     title = f"{subject.model.system} on its {records.name} split, by its own evaluators"
     found = results.Evaluation(title, {"Run": run, "Seed": str(settings.seed)}, drawn=DRAWN)
     mesh = make_mesh(jax.local_devices())

@@ -47,7 +47,7 @@ def split(state: State) -> dict[str, dict[str, np.ndarray]]:
     """
     if "tconv1.weight" in state:
         return {"g": dict(state)}
-    found = layout.by_network("DCGAN weights", state, NAMES, _IGNORED)
+    found = layout.by_network("DCGAN", state, NAMES, _IGNORED)
     if "g" not in found:
         raise UserError("DCGAN weights: the file holds no generator")
     return found
@@ -61,9 +61,7 @@ def networks_info(state: State) -> Info:
     """
     nets = split(state)
     generator = nets["g"]
-    layers = 1
-    while f"tconv{layers + 1}.weight" in generator:
-        layers += 1
+    layers = 1 + layout.numbered(generator, "tconv{}.weight", 2)
     if layers < 2:
         raise UserError("DCGAN generator weights: 1 layer; images of 8 pixels have 2")
     what = "DCGAN generator"
@@ -91,8 +89,7 @@ def from_torch(state: State, info: Info) -> dict[str, tuple[Tree, Tree]]:
     found = {}
     for network, own in split(state).items():
         what, rows = f"DCGAN {NAMES[network]}", network_rows(network, info)
-        layout.check_names(what, rows, own, layout.unused_statistics(own, "batch"))
-        found[network] = layout.to_flax(what, rows, own)
+        found[network] = layout.to_flax(what, rows, own, layout.unused_statistics(own, "batch"))
     return found
 
 
@@ -126,8 +123,8 @@ def network_rows(network: str, info: Info) -> list[Row]:
         inner = info.latent
         for number in range(1, doublings + 1):
             outer = info.ngf * min(2 ** (doublings - number), _WIDEST)
-            rows += layout.convolution(f"tconv{number}", f"conv_{number}", "convt", (inner, outer, *shape), False)
-            rows += layout.batch_norm(f"bn{number}", f"norm_{number}", outer)
+            names, modules = (f"tconv{number}", f"bn{number}"), (f"conv_{number}", f"norm_{number}")
+            rows += layout.normed(names, modules, "convt", (inner, outer, *shape), "batch")
             inner = outer
         last = doublings + 1
         return rows + layout.convolution(f"tconv{last}", f"conv_{last}", "convt", (inner, info.channels, *shape), False)

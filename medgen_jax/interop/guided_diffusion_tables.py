@@ -142,7 +142,7 @@ def unet_rows(info: UNetInfo) -> list[Row]:
     tables.time()
     for name, count in info.conditions:
         shape = (count + info.null_rows, 4 * info.width)
-        tables.rows.append(Row("label_emb.weight", ("params", f"condition_{name}"), "table", shape))
+        tables.rows.append(Row("label_emb.weight", ("params", f"condition_{name}"), "same", shape))
     tables.encoder()
     tables.decoder()
     out = (1 + info.learned_variance) * info.channels

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.interop import torch_layout as layout
 
 EPSILON = 1e-3
 _STATISTICS = ("bias", "running_mean", "running_var")
@@ -118,14 +119,7 @@ def _shapes(unit: str, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int,
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
     wanted = {name: shape for unit in KERNELS for name, shape in _shapes(unit, arrays).items()}
     unused = {name for name in arrays if name.endswith(".num_batches_tracked") or name.startswith("fc.")}
-    missing, unknown = sorted(set(wanted) - set(arrays)), sorted(set(arrays) - set(wanted) - unused)
-
-    def first(names: list[str]) -> str:
-        return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-    faults = [f"{label} {first(names)}" for label, names in (("lacks", missing), ("has unknown", unknown)) if names]
-    if faults:
-        raise UserError(f"FID Inception weights: the file {'; it '.join(faults)}")
+    layout.check_names("FID Inception", wanted, arrays, unused)
     for name, shape in wanted.items():
         have = np.shape(arrays[name])
         if have != shape:

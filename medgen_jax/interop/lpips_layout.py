@@ -6,12 +6,12 @@ pack of heads holds ``<net>_lin<l>`` (c,) for every compared layer of every netw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from medgen_jax.core.errors import UserError
+from medgen_jax.core.errors import UserError, listed
 
 Arrays = Mapping[str, np.ndarray]
 Tree = dict[str, Any]
@@ -74,7 +74,7 @@ def _checked(what: str, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -
     """The arrays of these names, float32."""
     missing = [name for name in shapes if name not in arrays]
     if missing:
-        raise UserError(f"LPIPS {what}: the pack lacks {_first(missing)}; is it the pack of another network?")
+        raise UserError(f"LPIPS {what}: the pack lacks {listed(missing)}; is it the pack of another network?")
     checked = {}
     for name, shape in shapes.items():
         array = np.asarray(arrays[name])
@@ -84,7 +84,3 @@ def _checked(what: str, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -
             raise UserError(f"LPIPS {what}: {name} holds NaN or infinity; the pack is damaged, fetch it again")
         checked[name] = array.astype(np.float32)
     return checked
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

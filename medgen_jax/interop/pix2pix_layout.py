@@ -47,33 +47,32 @@ class PatchGANInfo:
 
 
 def _unet_rows(in_channels: int, out_channels: int, ngf: int, downs: int, norm: str) -> list[Row]:
-    batch = norm == "batch"
+    bias = norm == "instance"
     widths = [ngf * min(2**level, 8) for level in range(downs)]
-    rows = layout.convolution("model.model.0", "down_0", "conv", (ngf, in_channels, 4, 4), not batch)
+    rows = layout.convolution("model.model.0", "down_0", "conv", (ngf, in_channels, 4, 4), bias)
     prefix = "model.model.1"
     for level in range(1, downs):
         width, outer, innermost = widths[level], widths[level - 1], level == downs - 1
+        down, shape = (f"{prefix}.model.1", f"down_{level}"), (width, outer, 4, 4)
         up, up_norm = ("3", "4") if innermost else ("5", "6")
-        shape = (width if innermost else 2 * width, outer, 4, 4)
-        rows += layout.convolution(f"{prefix}.model.1", f"down_{level}", "conv", (width, outer, 4, 4), not batch)
-        rows += layout.convolution(f"{prefix}.model.{up}", f"up_{level}", "convt", shape, not batch)
-        if batch:
-            rows += layout.batch_norm(f"{prefix}.model.{up_norm}", f"up_norm_{level}", outer)
-            if not innermost:
-                rows += layout.batch_norm(f"{prefix}.model.2", f"down_norm_{level}", width)
+        if innermost:
+            rows += layout.convolution(*down, "conv", shape, bias)
+        else:
+            names, modules = (down[0], f"{prefix}.model.2"), (down[1], f"down_norm_{level}")
+            rows += layout.normed(names, modules, "conv", shape, norm)
+        names, modules = (f"{prefix}.model.{up}", f"{prefix}.model.{up_norm}"), (f"up_{level}", f"up_norm_{level}")
+        rows += layout.normed(names, modules, "convt", (width if innermost else 2 * width, outer, 4, 4), norm)
         prefix += ".model.3"
     return rows + layout.convolution("model.model.3", "up_0", "convt", (2 * ngf, out_channels, 4, 4), True)
 
 
 def _patchgan_rows(in_channels: int, ndf: int, layers: int, norm: str) -> list[Row]:
-    batch = norm == "batch"
     rows = layout.convolution("model.0", "conv_0", "conv", (ndf, in_channels, 4, 4), True)
     inner = ndf
     for layer in range(1, layers + 1):
         width, place = ndf * min(2**layer, 8), 3 * layer - 1
-        rows += layout.convolution(f"model.{place}", f"conv_{layer}", "conv", (width, inner, 4, 4), not batch)
-        if batch:
-            rows += layout.batch_norm(f"model.{place + 1}", f"norm_{layer}", width)
+        names, modules = (f"model.{place}", f"model.{place + 1}"), (f"conv_{layer}", f"norm_{layer}")
+        rows += layout.normed(names, modules, "conv", (width, inner, 4, 4), norm)
         inner = width
     return rows + layout.convolution(f"model.{3 * layers + 2}", f"conv_{layers + 1}", "conv", (1, inner, 4, 4), True)
 
@@ -98,8 +97,7 @@ def unet_from_torch(state: State) -> tuple[Tree, Tree, UNetInfo]:
     out_channels = layout.shape_of(what, state, "model.model.3.weight")[1]
     norm = layout.norm_kind(what, state, "model.model.1.model.2", "model.model.1.model.1")
     rows = _unet_rows(in_channels, out_channels, ngf, downs, norm)
-    layout.check_names(what, rows, state, layout.unused_statistics(state, norm))
-    params, batch_stats = layout.to_flax(what, rows, state)
+    params, batch_stats = layout.to_flax(what, rows, state, layout.unused_statistics(state, norm))
     tracked = layout.batches_tracked(state) if norm == "batch" else 0
     return params, batch_stats, UNetInfo(in_channels, out_channels, ngf, downs, norm, layout.count(params), tracked)
 
@@ -132,8 +130,7 @@ def patchgan_from_torch(state: State) -> tuple[Tree, Tree, PatchGANInfo]:
         layers += 1
     norm = layout.norm_kind(what, state, "model.3", "model.2")
     rows = _patchgan_rows(in_channels, ndf, layers, norm)
-    layout.check_names(what, rows, state, layout.unused_statistics(state, norm))
-    params, batch_stats = layout.to_flax(what, rows, state)
+    params, batch_stats = layout.to_flax(what, rows, state, layout.unused_statistics(state, norm))
     tracked = layout.batches_tracked(state) if norm == "batch" else 0
     return params, batch_stats, PatchGANInfo(in_channels, ndf, layers, norm, layout.count(params), tracked)
 

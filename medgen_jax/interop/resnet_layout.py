@@ -39,28 +39,23 @@ class ResNetInfo:
 
 
 def _rows(in_channels: int, out_channels: int, ngf: int, blocks: int, norm: str, dropout: bool) -> list[Row]:
-    batch = norm == "batch"
+    def places(number: int, prefix: str = "model") -> tuple[str, str]:
+        """Names of a convolution and of the norm behind it."""
+        return f"{prefix}.{number}", f"{prefix}.{number + 1}"
 
-    def normed(place: str, next_place: str, module: str, norm_module: str, kind: str, shape: tuple[int, ...]):
-        rows = layout.convolution(place, module, kind, shape, not batch)
-        width = shape[1] if kind == "convt" else shape[0]
-        return rows + (layout.batch_norm(next_place, norm_module, width) if batch else [])
-
-    rows = normed("model.1", "model.2", "stem", "stem_norm", "conv", (ngf, in_channels, 7, 7))
+    rows = layout.normed(places(1), ("stem", "stem_norm"), "conv", (ngf, in_channels, 7, 7), norm)
     for level in (1, 2):
-        place, width = 3 * level + 1, ngf * 2**level
-        shape = (width, width // 2, 3, 3)
-        rows += normed(f"model.{place}", f"model.{place + 1}", f"down_{level}", f"down_{level}_norm", "conv", shape)
+        width = ngf * 2**level
+        modules = (f"down_{level}", f"down_{level}_norm")
+        rows += layout.normed(places(3 * level + 1), modules, "conv", (width, width // 2, 3, 3), norm)
     for number in range(blocks):
-        prefix = f"model.{10 + number}.conv_block"
         for half, place in enumerate((1, 6 if dropout else 5)):
-            names = (f"{prefix}.{place}", f"{prefix}.{place + 1}")
+            names = places(place, f"model.{10 + number}.conv_block")
             modules = (f"block_{number}/conv_{half}", f"block_{number}/norm_{half}")
-            rows += normed(*names, *modules, "conv", (4 * ngf, 4 * ngf, 3, 3))
+            rows += layout.normed(names, modules, "conv", (4 * ngf, 4 * ngf, 3, 3), norm)
     for level in (1, 0):
-        place, width = 10 + blocks + 3 * (1 - level), ngf * 2**level
-        names = (f"model.{place}", f"model.{place + 1}")
-        rows += normed(*names, f"up_{level}", f"up_{level}_norm", "convt", (2 * width, width, 3, 3))
+        width, modules = ngf * 2**level, (f"up_{level}", f"up_{level}_norm")
+        rows += layout.normed(places(10 + blocks + 3 * (1 - level)), modules, "convt", (2 * width, width, 3, 3), norm)
     return rows + layout.convolution(f"model.{17 + blocks}", "head", "conv", (out_channels, ngf, 7, 7), True)
 
 
@@ -92,8 +87,7 @@ def resnet_from_torch(state: State) -> tuple[Tree, Tree, ResNetInfo]:
     # Norms of kind batch shift by one place, so only a four-axis tensor tells the second convolution.
     dropout = np.ndim(state.get("model.10.conv_block.6.weight", 0.0)) == 4
     rows = _rows(in_channels, out_channels, ngf, blocks, norm, dropout)
-    layout.check_names(_WHAT, rows, state, layout.unused_statistics(state, norm))
-    params, batch_stats = layout.to_flax(_WHAT, rows, state)
+    params, batch_stats = layout.to_flax(_WHAT, rows, state, layout.unused_statistics(state, norm))
     tracked = layout.batches_tracked(state) if norm == "batch" else 0
     info = ResNetInfo(in_channels, out_channels, ngf, blocks, norm, dropout, layout.count(params), tracked)
     return params, batch_stats, info

@@ -57,20 +57,15 @@ def split(state: State) -> dict[str, dict[str, np.ndarray]]:
     Raises:
       UserError: a network of the three of ``nets_ema.ckpt`` is absent, or a name belongs to none that is known.
     """
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in state.items():
-        network, _, rest = name.partition(".")
-        if network not in (*NETWORKS, _IGNORED):
-            raise UserError(
-                f"StarGAN v2 weights: {name} is of none of the networks {', '.join(NETWORKS)}; "
-                "is this a nets_ema.ckpt or nets.ckpt?"
-            )
-        if network != _IGNORED:
-            found.setdefault(network, {})[rest.removeprefix(_WRAPPED)] = array
+    found = layout.by_network("StarGAN v2", state, dict(zip(NETWORKS, NETWORKS, strict=True)), (_IGNORED,))
     missing = [name for name in NETWORKS if name not in found and name != _DISCRIMINATOR]
     if missing:
         raise UserError(f"StarGAN v2 weights: the file lacks the network {missing[0]}")
-    return {name: found[name] for name in NETWORKS if name in found}
+    return {
+        network: {name.removeprefix(_WRAPPED): array for name, array in found[network].items()}
+        for network in NETWORKS
+        if network in found
+    }
 
 
 def networks_info(state: State, *, w_hpf: float | None = None) -> Info:
@@ -89,7 +84,7 @@ def networks_info(state: State, *, w_hpf: float | None = None) -> Info:
     def shape(network: str, name: str, axes: int) -> tuple[int, ...]:
         return layout.shape_of(f"StarGAN v2 {network}", nets[network], name, axes)
 
-    halvings = _count(encoder, "shared.{}.conv1.weight", 1)
+    halvings = layout.numbered(encoder, "shared.{}.conv1.weight", 1)
     if halvings < 2:
         raise UserError(f"StarGAN v2 style_encoder weights: {halvings} blocks; images of 16 pixels have 2")
     size = 4 * 2**halvings
@@ -100,7 +95,7 @@ def networks_info(state: State, *, w_hpf: float | None = None) -> Info:
         channels=channels,
         width=width,
         max_width=shape("style_encoder", f"shared.{halvings}.conv2.weight", 4)[0],
-        domains=_count(mapping, "unshared.{}.0.weight", 0),
+        domains=layout.numbered(mapping, "unshared.{}.0.weight"),
         style_width=shape("style_encoder", "unshared.0.weight", 2)[0],
         latent_width=latent,
         hidden=hidden,
@@ -121,8 +116,7 @@ def from_torch(state: State, info: Info) -> dict[str, Tree]:
     trees = {}
     for network, own in split(state).items():
         what, rows = f"StarGAN v2 {network}", network_rows(network, info)
-        layout.check_names(what, rows, own, ignored=(_FILTER,))
-        trees[network], _ = layout.to_flax(what, rows, own)
+        trees[network], _ = layout.to_flax(what, rows, own, ignored=(_FILTER,))
     return trees
 
 
@@ -152,17 +146,9 @@ def to_torch(params: Mapping[str, Tree], info: Info, *, data_parallel: bool = Fa
     return state
 
 
-def _count(state: State, pattern: str, first: int) -> int:
-    """How many consecutive numbers from ``first`` a name occurs with."""
-    found = 0
-    while pattern.format(first + found) in state:
-        found += 1
-    return found
-
-
 def _strength(generator: State, size: int, wanted: float | None) -> float:
     """The ``w_hpf`` of a generator: 0 where it halves the image down to 16 pixels, above 0 where down to 8."""
-    halvings = _count(generator, "encode.{}.conv1.weight", 0) - _BOTTLENECKS
+    halvings = layout.numbered(generator, "encode.{}.conv1.weight") - _BOTTLENECKS
     smallest = size / 2**halvings
     if smallest not in (8, 16):
         raise UserError(

@@ -14,11 +14,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from medgen_jax.core.errors import UserError
 from medgen_jax.interop import stylegan2_tables as tables
 from medgen_jax.interop import torch_layout as layout
-from medgen_jax.interop.stylegan2_tables import SMALLEST, Info, Tensor
-from medgen_jax.interop.torch_layout import State, Tree
+from medgen_jax.interop.stylegan2_tables import SMALLEST, Info
+from medgen_jax.interop.torch_layout import Row, State, Tree
 
 #: Our names of the networks -> the files'.
 NAMES = {"g": "G", "d": "D", "g_ema": "G_ema"}
@@ -36,10 +35,7 @@ def split(state: State) -> dict[str, dict[str, np.ndarray]]:
     """
     if any(name.startswith("synthesis.") for name in state):
         return {"g_ema": dict(state)}
-    found = layout.by_network("StyleGAN2-ADA weights", state, NAMES, _IGNORED)
-    if not found.keys() & {"g", "g_ema"}:
-        raise UserError("StyleGAN2-ADA weights: the file holds no generator, neither G_ema nor G")
-    return found
+    return tables.split("StyleGAN2-ADA", state, NAMES, _IGNORED)
 
 
 def networks_info(state: State) -> Info:
@@ -60,7 +56,7 @@ def networks_info(state: State) -> Info:
         sides.append(2 * sides[-1])
     widths = {side: shape(f"synthesis.b{side}.conv1.weight", 4)[0] for side in sides}
     base, most = tables.width_rule(what, widths)
-    map_layers = tables.count(generator, "mapping.fc{}.weight")
+    map_layers = layout.numbered(generator, "mapping.fc{}.weight")
     w_dim = shape("mapping.w_avg", 1)[0]
     classes = shape("mapping.embed.weight", 2)[1] if "mapping.embed.weight" in generator else 0
     joined = np.shape(judge.get("b4.conv.weight", np.zeros((0, widths[SMALLEST] + 1))))[1]
@@ -73,7 +69,7 @@ def networks_info(state: State) -> Info:
         map_layers=map_layers,
         channel_base=base,
         channel_max=most,
-        judge_layers=tables.count(judge, "mapping.fc{}.weight"),
+        judge_layers=layout.numbered(judge, "mapping.fc{}.weight"),
         deviation=joined == widths[SMALLEST] + 1,
     )
 
@@ -106,13 +102,13 @@ def to_torch(networks: Mapping[str, Mapping[str, Tree]], info: Info) -> dict[str
       UserError: parameters that do not fit the layout.
     """
     return {
-        NAMES[network]: tables.write(f"StyleGAN2-ADA {NAMES[network]}", tensors(network, info), own)
+        NAMES[network]: layout.write(f"StyleGAN2-ADA {NAMES[network]}", tensors(network, info), own)
         | filters(network, info)
         for network, own in networks.items()
     }
 
 
-def tensors(network: str, info: Info) -> list[Tensor]:
+def tensors(network: str, info: Info) -> list[Row]:
     """The tensors of a network, by the names within it."""
     return _discriminator(info) if network == "d" else _generator(info)
 
@@ -130,7 +126,7 @@ def filters(network: str, info: Info) -> dict[str, np.ndarray]:
     return {f"{place}resample_filter": tables.binomial() for place in places}
 
 
-def _mapping(module: tuple[str, ...], info: Info, z_dim: int, w_dim: int, layers: int) -> list[Tensor]:
+def _mapping(module: tuple[str, ...], info: Info, z_dim: int, w_dim: int, layers: int) -> list[Row]:
     """A mapping; with classes, their embedding is as wide as w."""
     rows = tables.dense("mapping.embed", (*module, "embed"), w_dim, info.classes) if info.classes else []
     inner = z_dim + (w_dim if info.classes else 0)
@@ -139,7 +135,7 @@ def _mapping(module: tuple[str, ...], info: Info, z_dim: int, w_dim: int, layers
     return rows
 
 
-def _generator(info: Info) -> list[Tensor]:
+def _generator(info: Info) -> list[Row]:
     rows = _mapping(("mapping",), info, info.z_dim, info.w_dim, info.map_layers)
     rows.append(tables.same("mapping.w_avg", ("averages", "mapping", "w"), (info.w_dim,)))
     inner = 0
@@ -149,7 +145,7 @@ def _generator(info: Info) -> list[Tensor]:
             rows += _styled(f"{level}.conv0", f"conv_{side}_0", inner, width, side, info)
         else:
             shape = (width, side, side)
-            rows.append(Tensor(f"{level}.const", ("params", "synthesis", "const"), "image", shape, shape))
+            rows.append(Row(f"{level}.const", ("params", "synthesis", "const"), "image", shape, shape))
         rows += _styled(f"{level}.conv1", f"conv_{side}_1", width, width, side, info)
         name, module = f"{level}.torgb", ("synthesis", f"image_{side}")
         rows += tables.dense(f"{name}.affine", (*module, "style"), width, info.w_dim)
@@ -159,7 +155,7 @@ def _generator(info: Info) -> list[Tensor]:
     return rows
 
 
-def _styled(name: str, module: str, inner: int, outer: int, side: int, info: Info) -> list[Tensor]:
+def _styled(name: str, module: str, inner: int, outer: int, side: int, info: Info) -> list[Row]:
     place = ("synthesis", module)
     return [
         *tables.dense(f"{name}.affine", (*place, "style"), inner, info.w_dim),
@@ -170,12 +166,12 @@ def _styled(name: str, module: str, inner: int, outer: int, side: int, info: Inf
     ]
 
 
-def _conv(name: str, module: tuple[str, ...], view: tuple[int, ...], biased: bool = True) -> list[Tensor]:
+def _conv(name: str, module: tuple[str, ...], view: tuple[int, ...], biased: bool = True) -> list[Row]:
     weight = tables.kernel(f"{name}.weight", module, view)
     return [weight, tables.bias(f"{name}.bias", module, view[0])] if biased else [weight]
 
 
-def _discriminator(info: Info) -> list[Tensor]:
+def _discriminator(info: Info) -> list[Row]:
     widths = info.widths
     rows = _conv(f"b{info.size}.fromrgb", ("from_image",), (widths[info.size], info.channels, 1, 1))
     for side in reversed(list(widths)[1:]):

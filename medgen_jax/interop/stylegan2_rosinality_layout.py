@@ -18,8 +18,8 @@ import numpy as np
 from medgen_jax.core.errors import UserError
 from medgen_jax.interop import stylegan2_tables as tables
 from medgen_jax.interop import torch_layout as layout
-from medgen_jax.interop.stylegan2_tables import NETWORKS, SMALLEST, Info, Tensor
-from medgen_jax.interop.torch_layout import State, Tree
+from medgen_jax.interop.stylegan2_tables import NETWORKS, SMALLEST, Info
+from medgen_jax.interop.torch_layout import Row, State, Tree
 
 AVERAGE = "latent_avg"
 _IGNORED = ("g_optim", "d_optim", "ada_aug_p")
@@ -36,12 +36,8 @@ def split(state: State) -> dict[str, dict[str, np.ndarray]]:
     """
     if "input.input" in state:
         return {"g_ema": dict(state)}
-    found = layout.by_network(
-        "rosinality StyleGAN2 weights", state, {name: name for name in NETWORKS}, (*_IGNORED, AVERAGE)
-    )
-    if not found.keys() & {"g", "g_ema"}:
-        raise UserError("rosinality StyleGAN2 weights: the file holds no generator, neither g_ema nor g")
-    return found
+    names = dict(zip(NETWORKS, NETWORKS, strict=True))
+    return tables.split("rosinality StyleGAN2", state, names, (*_IGNORED, AVERAGE))
 
 
 def networks_info(state: State) -> Info:
@@ -58,7 +54,7 @@ def networks_info(state: State) -> Info:
         return layout.shape_of(what, generator, name, axes)
 
     widths = {SMALLEST: shape("conv1.conv.weight", 5)[1]}
-    for level in range(tables.count(generator, "to_rgbs.{}.bias")):
+    for level in range(layout.numbered(generator, "to_rgbs.{}.bias")):
         widths[2 * max(widths)] = shape(f"convs.{2 * level + 1}.conv.weight", 5)[1]
     base, most = tables.width_rule(what, widths)
     w_dim, z_dim = shape("style.1.weight", 2)
@@ -68,7 +64,7 @@ def networks_info(state: State) -> Info:
         classes=0,
         z_dim=z_dim,
         w_dim=w_dim,
-        map_layers=tables.count(generator, "style.{}.weight", 1),
+        map_layers=layout.numbered(generator, "style.{}.weight", 1),
         channel_base=base,
         channel_max=most,
     )
@@ -120,14 +116,14 @@ def to_torch(networks: Mapping[str, Mapping[str, Tree]], info: Info) -> dict[str
     found: dict[str, dict[str, np.ndarray] | np.ndarray] = {}
     for network, own in networks.items():
         known = {name: tree for name, tree in own.items() if name != "averages"}
-        state = tables.write(f"rosinality StyleGAN2 {network}", tensors(network, info), known)
+        state = layout.write(f"rosinality StyleGAN2 {network}", tensors(network, info), known)
         found[network] = state | filters(network, info)
     if "averages" in networks.get("g_ema", {}):
         found[AVERAGE] = np.array(networks["g_ema"]["averages"]["mapping"]["w"], np.float32)
     return found
 
 
-def tensors(network: str, info: Info) -> list[Tensor]:
+def tensors(network: str, info: Info) -> list[Row]:
     """The tensors of a network, by the names within it."""
     return _discriminator(info) if network == "d" else _generator(info)
 
@@ -143,14 +139,14 @@ def filters(network: str, info: Info) -> dict[str, np.ndarray]:
     return {f"{place}.kernel": tables.binomial(4.0) for place in places}
 
 
-def _generator(info: Info) -> list[Tensor]:
+def _generator(info: Info) -> list[Row]:
     rows = []
     for layer in range(info.map_layers):
         inner = info.w_dim if layer else info.z_dim
         rows += tables.dense(f"style.{layer + 1}", ("mapping", f"layer_{layer}"), info.w_dim, inner)
     last, *_ = info.widths.values()
     view = (last, SMALLEST, SMALLEST)
-    rows.append(Tensor("input.input", ("params", "synthesis", "const"), "image", (1, *view), view))
+    rows.append(Row("input.input", ("params", "synthesis", "const"), "image", (1, *view), view))
     rows += _styled("conv1", "conv_4_1", last, last, SMALLEST, 0, info) + _to_image("to_rgb1", last, SMALLEST, info)
     for level, (side, width) in enumerate(list(info.widths.items())[1:]):
         up, straight = 2 * level, 2 * level + 1
@@ -161,7 +157,7 @@ def _generator(info: Info) -> list[Tensor]:
     return rows
 
 
-def _styled(name: str, module: str, inner: int, outer: int, side: int, noise: int, info: Info) -> list[Tensor]:
+def _styled(name: str, module: str, inner: int, outer: int, side: int, noise: int, info: Info) -> list[Row]:
     place = ("synthesis", module)
     return [
         tables.kernel(f"{name}.conv.weight", place, (outer, inner, 3, 3), leading=1),
@@ -172,7 +168,7 @@ def _styled(name: str, module: str, inner: int, outer: int, side: int, noise: in
     ]
 
 
-def _to_image(name: str, inner: int, side: int, info: Info) -> list[Tensor]:
+def _to_image(name: str, inner: int, side: int, info: Info) -> list[Row]:
     place = ("synthesis", f"image_{side}")
     return [
         tables.bias(f"{name}.bias", place, info.channels, (1, info.channels, 1, 1)),
@@ -181,13 +177,13 @@ def _to_image(name: str, inner: int, side: int, info: Info) -> list[Tensor]:
     ]
 
 
-def _conv(name: str, module: tuple[str, ...], view: tuple[int, ...], position: int = 0) -> list[Tensor]:
+def _conv(name: str, module: tuple[str, ...], view: tuple[int, ...], position: int = 0) -> list[Row]:
     """A convolution at a position of a sequence, and its bias in the activation behind it."""
     weight = tables.kernel(f"{name}.{position}.weight", module, view)
     return [weight, tables.bias(f"{name}.{position + 1}.bias", module, view[0])]
 
 
-def _discriminator(info: Info) -> list[Tensor]:
+def _discriminator(info: Info) -> list[Row]:
     widths = info.widths
     rows = _conv("convs.0", ("from_image",), (widths[info.size], info.channels, 1, 1))
     for number, side in enumerate(reversed(list(widths)[1:]), 1):

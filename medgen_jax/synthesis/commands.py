@@ -18,10 +18,11 @@ from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import LABEL
 from medgen_jax.counterfactuals.inputs import levels_of
 from medgen_jax.engine import restore
+from medgen_jax.engine.restore import Checkpoint
 from medgen_jax.sampler_inputs import IMAGE
 from medgen_jax.synthesis import drawing, folder, plan, png, runs, sheet, values, walk, writing
 from medgen_jax.synthesis.plan import Item, Sources
-from medgen_jax.synthesis.runs import CODE, LATENT, NUMBER, Checkpoint, Run
+from medgen_jax.synthesis.runs import CODE, LATENT, NUMBER, Run
 from medgen_jax.synthesis.values import Classes
 from medgen_jax.systems.numbered import codes
 
@@ -118,7 +119,7 @@ def synthesise(
     target = walk.check_name(asked.walk, asked.overwrite) if asked.walk else None
     if target is not None:
         _require_codes(job.run)
-    point = runs.checkpoint(job.run, asked.which)
+    point = job.run.checkpoint(asked.which)
     variables = functools.cache(lambda: restore.inference_variables(job.run.system, point.folder))
     before, speed, pictured = 0, None, None
     if job.items:

@@ -6,15 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medgen_jax import systems
-from medgen_jax.core import manifest
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import Field
 from medgen_jax.engine import restore
+from medgen_jax.engine.restore import OpenRun
 from medgen_jax.sampler_inputs import IMAGE
-from medgen_jax.systems.base import System
 
 #: Which of a key's images is wanted; a code of random numbers.
 NUMBER, CODE = "number", "z"
@@ -24,26 +22,14 @@ _TRANSLATES = re.compile(r"\w+2\w+")
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """A run as its configuration describes it; no weights.
+class Run(OpenRun):
+    """A run that can draw.
 
     Attributes:
-      workdir: its directory.
-      kind: registered name of its system.
-      system, config: as `medgen_jax.engine.restore.open_run` gives them.
       sampler: name of the one that draws.
     """
 
-    workdir: Path
-    kind: str
-    system: System
-    config: Any
     sampler: str
-
-    @property
-    def name(self) -> str:
-        """What files and messages call it."""
-        return self.workdir.absolute().name
 
     @property
     def inputs(self) -> Mapping[str, Field]:
@@ -55,21 +41,6 @@ class Run:
         """One image of the training data."""
         stream = next(iter(self.system.streams.values()))
         return next(field for _, field in stream.fields if len(field.shape) == 3)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One that is intact.
-
-    Attributes:
-      folder: its files.
-      step: after how many steps it was saved.
-      sha256: of its manifest, which holds those of all its files.
-    """
-
-    folder: Path
-    step: int
-    sha256: str
 
 
 def open_run(workdir: str | Path) -> Run:
@@ -93,13 +64,3 @@ def open_run(workdir: str | Path) -> Run:
             f"{', '.join(known) or 'none'}: use python -m medgen_jax.{command}"
         )
     return Run(Path(workdir).expanduser(), kind, system, config, chosen)
-
-
-def checkpoint(run: Run, which: str | int) -> Checkpoint:
-    """A checkpoint whose every byte is as written.
-
-    Raises:
-      UserError: when there is none.
-    """
-    folder = restore.intact_step(run.workdir, which)
-    return Checkpoint(folder, int(folder.name), manifest.file_digest(folder / manifest.NAME))

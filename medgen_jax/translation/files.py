@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from medgen_jax.core.errors import UserError
+from medgen_jax.core.errors import UserError, listed
 from medgen_jax.data import images, sources
 from medgen_jax.data.formats.dicom_write import Derivation
 from medgen_jax.data.images import View
@@ -321,7 +321,7 @@ def _copied(done: Sequence[Translated]) -> tuple[str, ...]:
     copies = [one.label for one in done if not one.ok]
     if not copies:
         return ()
-    named = ", ".join(copies[:_NAMED]) + (f" and {len(copies) - _NAMED:,} more" if len(copies) > _NAMED else "")
+    named = listed(copies, _NAMED)
     few = len(copies) == 1
     return (
         f"{len(copies):,} of {len(done):,} image{'s' if len(done) > 1 else ''} {'shows' if few else 'show'} too little "

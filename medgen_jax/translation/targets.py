@@ -14,7 +14,7 @@ import numpy as np
 
 from medgen_jax import stain
 from medgen_jax.core.config import DataConfig
-from medgen_jax.core.errors import UserError
+from medgen_jax.core.errors import UserError, listed
 from medgen_jax.data import images, sources
 from medgen_jax.ops.tiles import Grid
 from medgen_jax.translation import inputs, outputs, slides, tissue
@@ -80,7 +80,7 @@ def of(
     if not fine:
         raise UserError(f"--target {path}: shows too little stained tissue for {method}; choose one with more of it")
     if blank := [file.name for file, one in looks if one is None or not one.ok]:
-        named = ", ".join(blank[:_NAMED]) + (f" and {len(blank) - _NAMED:,} more" if len(blank) > _NAMED else "")
+        named = listed(blank, _NAMED)
         say(f"of the target, {len(blank):,} of {len(files):,} images show too little tissue and do not count: {named}")
     return pool(jax.tree.map(lambda *x: np.stack(x), *fine))
 

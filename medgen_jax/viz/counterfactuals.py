@@ -6,8 +6,6 @@ gets in.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.viz.grids import save_png
 from medgen_jax.viz.markup import Markup, element
-from medgen_jax.viz.report import POLICY
-from medgen_jax.viz.style import STYLE
+from medgen_jax.viz.page import page
+from medgen_jax.viz.pictures import captioned, embedded, enlarged
 from medgen_jax.viz.translations import preview
 
 SHOWN = 24  # images with pictures on the page
@@ -217,15 +214,7 @@ class Page:
             _table(self._rows),
             element("footer", "Written by medgen_jax. Generated images are synthetic: not for diagnostic use."),
         ]
-        head = [
-            element("meta", charset="utf-8"),
-            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-            element("title", f"{title}: counterfactuals"),
-            element("style", Markup(STYLE + _EXTRA_STYLE)),
-        ]
-        page = element("html", element("head", head), element("body", element("main", body)), lang="en")
-        return f"<!DOCTYPE html>\n{page}\n"
+        return page(f"{title}: counterfactuals", body, _EXTRA_STYLE)
 
     def write(self, path: Path) -> Path:
         """Write `render` to a file, whole or not at all; its folder is made.
@@ -250,7 +239,7 @@ class Page:
     def _bar(self) -> Markup:
         ramp = np.broadcast_to(np.linspace(-self._limit, self._limit, 256), (8, 256))
         ends = (f"-{self._limit:g}", f"+{self._limit:g}")
-        bar = _image(signed(ramp, self._limit), f"Colour bar from {ends[0]} to {ends[1]}; grey is 0")
+        bar = embedded(signed(ramp, self._limit), f"Colour bar from {ends[0]} to {ends[1]}; grey is 0")
         text = f"{ends[1]} of the full range (grey: 0)"
         return element("div", element("span", ends[0]), bar, element("span", text), cls="bar")
 
@@ -285,8 +274,7 @@ def _plain(value: Any) -> str:
 
 def _case(title: str, entry: Scored, made: Mapping[str, np.ndarray]) -> Markup:
     figures = [
-        element("figure", _image(_enlarged(preview(picture)), f"{title}: {name}"), element("figcaption", name))
-        for name, picture in made.items()
+        captioned(enlarged(preview(picture), SMALLEST), name, alt=f"{title}: {name}") for name, picture in made.items()
     ]
     return element(
         "div", element("h3", title), element("div", figures, cls="views"),
@@ -363,15 +351,3 @@ def _levels(image: np.ndarray) -> np.ndarray:
 
 def _rgb(image: np.ndarray) -> np.ndarray:
     return np.broadcast_to(_levels(image), (*image.shape[:2], 3)).astype(np.float32)
-
-
-def _enlarged(image: np.ndarray) -> np.ndarray:
-    factor = max(1, SMALLEST // max(image.shape[:2]))
-    return image.repeat(factor, 0).repeat(factor, 1)
-
-
-def _image(picture: np.ndarray, text: str) -> Markup:
-    buffer = io.BytesIO()
-    Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(buffer, "PNG", optimize=True)
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return element("img", src=source, alt=text, width=picture.shape[1], height=picture.shape[0])

@@ -5,17 +5,14 @@ One HTML file that opens from disk, loads nothing and runs nothing. It holds sma
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from medgen_jax.viz.markup import Markup, element
-from medgen_jax.viz.report import POLICY
-from medgen_jax.viz.style import STYLE
+from medgen_jax.viz.page import page
+from medgen_jax.viz.pictures import captioned, under_headings
 
 #: Names of records told under a finding.
 _TOLD = 20
@@ -76,19 +73,11 @@ def render(
         _findings(findings),
         _table(rows),
         _classes(rows),
-        _pictures(pictures),
+        under_headings(pictures, _group, "thumbs"),
         element("section", element("h2", "How this was found"), [element("p", line, cls="note") for line in method]),
         element("footer", "Written by medgen_jax. This page holds small copies of images of the data set."),
     ]
-    head = [
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("title", f"{title}: data check"),
-        element("style", Markup(STYLE + _EXTRA_STYLE)),
-    ]
-    page = element("html", element("head", head), element("body", element("main", body)), lang="en")
-    return f"<!DOCTYPE html>\n{page}\n"
+    return page(f"{title}: data check", body, _EXTRA_STYLE)
 
 
 def _findings(findings: Sequence[Mapping[str, Any]]) -> Markup:
@@ -200,26 +189,6 @@ def _classes(rows: Sequence[Mapping[str, Any]]) -> list[Markup]:
     return sections
 
 
-def _pictures(pictures: Sequence[Shown]) -> list[Markup]:
-    headings = dict.fromkeys(picture.heading for picture in pictures)
-    return [
-        element(
-            "section",
-            element("h2", heading),
-            element("div", [_group(picture) for picture in pictures if picture.heading == heading], cls="thumbs"),
-        )
-        for heading in headings
-    ]
-
-
 def _group(picture: Shown) -> Markup:
-    figures = [_figure(image, caption) for image, caption in zip(picture.images, picture.captions, strict=True)]
+    figures = [captioned(image, caption) for image, caption in zip(picture.images, picture.captions, strict=True)]
     return figures[0] if len(figures) == 1 else element("div", figures, cls="beside")
-
-
-def _figure(image: np.ndarray, caption: str) -> Markup:
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", optimize=True)
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    picture = element("img", src=source, alt=caption, width=image.shape[1], height=image.shape[0])
-    return element("figure", picture, element("figcaption", caption))

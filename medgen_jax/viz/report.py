@@ -6,8 +6,6 @@ security policy. Sample images are encoded anew, so no metadata of theirs gets i
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +16,13 @@ from PIL import Image
 from medgen_jax.core.errors import UserError
 from medgen_jax.viz.curves import Curve, best, compact, curves, group, panel
 from medgen_jax.viz.markup import Markup, element
+from medgen_jax.viz.page import page
+from medgen_jax.viz.pictures import embedded
 from medgen_jax.viz.results import beaten, references, results_table, title
 from medgen_jax.viz.rundata import RunData, read_run
-from medgen_jax.viz.style import STYLE
 
 LARGE, THUMBNAIL = 2000, 420  # widest embedded picture, pixels
 OLDER = 12  # at most so many older grids
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 HEADINGS = {
     "validation": "Validation",
     "losses": "Training losses",
@@ -46,12 +44,12 @@ def write_report(workdir: str | Path) -> Path:
     Raises:
       UserError: when the directory does not exist or the page cannot be written.
     """
-    page = render(read_run(workdir))
+    text = render(read_run(workdir))
     path = Path(workdir) / "report" / "index.html"
     scratch = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(exist_ok=True)
-        scratch.write_text(page, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
         os.replace(scratch, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); check the disk and the path") from error
@@ -72,15 +70,7 @@ def render(run: RunData) -> str:
         _settings("Environment", run.environment),
         element("footer", "Written by medgen_jax. Generated images are synthetic: not for diagnostic use."),
     ]
-    head = [
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("title", f"{run.system}: training report"),
-        element("style", Markup(STYLE)),
-    ]
-    page = element("html", element("head", head), element("body", element("main", body)), lang="en")
-    return f"<!DOCTYPE html>\n{page}\n"
+    return page(f"{run.system}: training report", body)
 
 
 # -- head of the page ------------------------------------------------------------------------------
@@ -174,16 +164,9 @@ def _figure(step: int, path: Path, width: int, damaged: list[str]) -> Markup | N
     original = picture.width
     if picture.width > width:
         picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    if width == THUMBNAIL:
-        picture.save(buffer, "JPEG", quality=85)
-    else:
-        picture.save(buffer, "PNG", optimize=True)
+    if width != THUMBNAIL:
         text += f", samples/{path.name}" + (f" reduced from {original} pixels" if original > width else "")
-    kind = "jpeg" if width == THUMBNAIL else "png"
-    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    alt = f"Grid of sample images, {text}"
-    image = element("img", src=source, alt=alt, width=picture.width, height=picture.height)
+    image = embedded(picture, f"Grid of sample images, {text}", jpeg=85 if width == THUMBNAIL else None)
     return element("figure", image, element("figcaption", text), cls="large" if width == LARGE else None)
 
 

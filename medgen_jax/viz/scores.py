@@ -6,21 +6,18 @@ gets in.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from medgen_jax.viz.grids import grid
 from medgen_jax.viz.markup import Markup, element
 from medgen_jax.viz.numerals import decimals, interval_text, number_text
-from medgen_jax.viz.report import POLICY
+from medgen_jax.viz.page import page
+from medgen_jax.viz.pictures import captioned, under_headings
 from medgen_jax.viz.results import results_table
 from medgen_jax.viz.score_tables import TABLE_STYLE, Section, section
-from medgen_jax.viz.style import STYLE
 
 MANY = 60  # numbers, beyond which fingerprints are shown together
 LARGEST, SMALLEST = 320, 128  # pixels of the longer side of a picture on the page
@@ -137,19 +134,11 @@ def render(
         _confusion(confusion),
         _changes(changes),
         _audit(audit),
-        _cases(cases),
+        under_headings(cases, _case, "cases"),
         _fingerprints(numbers),
         element("footer", f"Written by medgen_jax. {_caution(confusion)}: not for diagnostic use."),
     ]
-    head = [
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("title", f"{title}: evaluation"),
-        element("style", Markup(STYLE + _EXTRA_STYLE + TABLE_STYLE)),
-    ]
-    page = element("html", element("head", head), element("body", element("main", body)), lang="en")
-    return f"<!DOCTYPE html>\n{page}\n"
+    return page(f"{title}: evaluation", body, _EXTRA_STYLE + TABLE_STYLE)
 
 
 def _notice(heading: str, lines: Sequence[str]) -> Markup | None:
@@ -327,25 +316,9 @@ def _table(head: Sequence[Markup], lines: Sequence[Markup]) -> Markup:
     return element("div", table, cls="scroll")
 
 
-def _cases(cases: Sequence[Case]) -> list[Markup]:
-    headings = list(dict.fromkeys(case.heading for case in cases))
-    return [
-        element(
-            "section",
-            element("h2", heading),
-            element("div", [_case(case) for case in cases if case.heading == heading], cls="cases"),
-        )
-        for heading in headings
-    ]
-
-
 def _case(case: Case) -> Markup:
     picture = grid([[_fitted(image) for _, image in case.pictures]], [name for name, _ in case.pictures])
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    image = element("img", src=source, alt=case.caption, width=picture.shape[1], height=picture.shape[0])
-    return element("figure", image, element("figcaption", case.caption))
+    return captioned(picture, case.caption)
 
 
 def _fitted(image: np.ndarray) -> np.ndarray:

@@ -6,21 +6,18 @@ theirs gets in.
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.viz.grids import grid
 from medgen_jax.viz.markup import Markup, element
-from medgen_jax.viz.report import POLICY
-from medgen_jax.viz.style import STYLE
+from medgen_jax.viz.page import page
+from medgen_jax.viz.pictures import captioned, enlarged
 
 LARGEST, SMALLEST = 320, 128  # pixels of the longer side of a picture on the page
 PICTURES = 24
@@ -91,15 +88,7 @@ class Gallery:
             _table(sorted(self.rows, key=_rank)),
             element("footer", "Written by medgen_jax. Generated images are synthetic: not for diagnostic use."),
         ]
-        head = [
-            element("meta", charset="utf-8"),
-            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-            element("title", f"{title}: {kind.lower()}"),
-            element("style", Markup(STYLE + _EXTRA_STYLE)),
-        ]
-        page = element("html", element("head", head), element("body", element("main", body)), lang="en")
-        return f"<!DOCTYPE html>\n{page}\n"
+        return page(f"{title}: {kind.lower()}", body, _EXTRA_STYLE)
 
     def write(
         self, path: Path, title: str, facts: Mapping[str, str], notes: tuple[str, ...] = (), kind: str = "Translation"
@@ -160,18 +149,9 @@ def _rank(row: Row) -> tuple[bool, float]:
 
 
 def _figure(row: Row, before: np.ndarray, after: np.ndarray) -> Markup:
-    picture = grid([[_enlarged(before), _enlarged(after)]], ["input", "output"])
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture = grid([[enlarged(before, SMALLEST), enlarged(after, SMALLEST)]], ["input", "output"])
     caption = f"{row.label}: seam score {row.seam_score:.3f}" if row.tiles > 1 else row.label
-    image = element("img", src=source, alt=caption, width=picture.shape[1], height=picture.shape[0])
-    return element("figure", image, element("figcaption", caption))
-
-
-def _enlarged(image: np.ndarray) -> np.ndarray:
-    factor = max(1, SMALLEST // max(image.shape[:2]))
-    return image.repeat(factor, 0).repeat(factor, 1)
+    return captioned(picture, caption)
 
 
 def _table(rows: list[Row]) -> Markup:

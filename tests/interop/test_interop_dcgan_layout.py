@@ -89,7 +89,7 @@ def without(start: str) -> dict[str, np.ndarray]:
     [
         (without("generator"), "the file holds no generator"),
         ({"model.0.weight": np.zeros(1)}, r"model\.0\.weight is of none of the networks generator, discriminator"),
-        (without("generator.tconv2"), "generator weights: 1 layer"),
+        (without("generator.tconv2"), "generator weights: 1 layer;"),
         (without("generator.tconv1"), r"no tensor tconv1\.weight with 4 axes"),
         (without("discriminator.conv1"), r"discriminator weights: no tensor conv1\.weight"),
         (without("generator.bn2.running_var"), r"generator weights: the file lacks bn2\.running_var"),

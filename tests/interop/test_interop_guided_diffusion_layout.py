@@ -249,8 +249,8 @@ def test_wrong_parameters_are_named() -> None:
         layout.unet_to_torch({k: v for k, v in params.items() if k != "down_0_halve"}, unet())
     with pytest.raises(UserError, match="condition_class has no counterpart"):
         layout.unet_to_torch(params, unet(conditions=()))
-    with pytest.raises(UserError, match=r"time_0/kernel becomes \(128, 32\), the layout needs \(256, 64\) for time"):
+    with pytest.raises(UserError, match=r"time_0/kernel has shape \(32, 128\), the layout needs \(64, 256\) for time"):
         layout.unet_to_torch(params, unet(width=64))
     flat = {**params, "stem": {**params["stem"], "kernel": np.zeros((1, 32))}}
-    with pytest.raises(UserError, match=r"stem/kernel becomes \(1, 32\), the layout needs \(32, 1, 3, 3\)"):
+    with pytest.raises(UserError, match=r"stem/kernel has shape \(1, 32\), the layout needs \(3, 3, 1, 32\)"):
         layout.unet_to_torch(flat, unet())

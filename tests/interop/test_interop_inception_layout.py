@@ -62,7 +62,7 @@ def test_bad_files_are_named(arrays: dict[str, np.ndarray]) -> None:
     without = {name: array for name, array in arrays.items() if name != mean}
     for bad, message in [
         (without, f"the file lacks {mean}$"),
-        ({}, "the file lacks Conv2d_1a_3x3.bn.bias, .* and 371 more$"),
+        ({}, "the file lacks Conv2d_1a_3x3.bn.bias, .* and 373 more$"),
         (arrays | {"AuxLogits.conv0.conv.weight": arrays[mean]}, "has unknown AuxLogits.conv0.conv.weight$"),
         (without | {"mean": arrays[mean]}, f"lacks {mean}; it has unknown mean$"),
         (

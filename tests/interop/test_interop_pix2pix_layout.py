@@ -154,7 +154,7 @@ def test_wrong_shapes_are_named() -> None:
 
 def test_networks_without_a_counterpart_are_refused() -> None:
     params, stats = variables(UNet(1, ngf=2, downs=5, upsample="nearest_conv"), 1, 32, 32, 1)
-    with pytest.raises(UserError, match=r"params/up_\d/kernel becomes .* the layout needs"):
+    with pytest.raises(UserError, match=r"params/up_\d/kernel has shape .* the layout needs"):
         layout.unet_to_torch(params, stats, norm="batch")
     params, stats = variables(PatchGAN(ndf=2, norm="none"), 1, 32, 32, 1)
     with pytest.raises(UserError, match="norm 'none' has no counterpart"):

@@ -108,7 +108,7 @@ def without(info: layout.Info, start: str) -> dict[str, np.ndarray]:
     ("state", "w_hpf", "words"),
     [
         (without(PLAIN, "style_encoder"), None, "the file lacks the network style_encoder"),
-        ({"model.0.weight": np.zeros(1)}, None, r"model.0.weight is of none of the networks .*nets_ema"),
+        ({"model.0.weight": np.zeros(1)}, None, r"model.0.weight is of none of the networks gen.*another project"),
         (without(PLAIN, "generator.from_rgb"), None, "generator weights: no tensor from_rgb.weight with 4 axes"),
         (without(PLAIN, "generator.encode.2"), None, "end at neither 16 nor 8"),
         (without(PLAIN, "style_encoder.shared.2"), None, "style_encoder weights: 1 blocks"),

@@ -12,7 +12,7 @@ from test_viz_report import Page as Parsed
 from medgen_jax.core.errors import UserError
 from medgen_jax.viz import counterfactuals
 from medgen_jax.viz.counterfactuals import ABSOLUTE, BOX, SIGNED, Page, absolute, limit_of, overlay, pictures, signed
-from medgen_jax.viz.report import POLICY
+from medgen_jax.viz.page import POLICY
 
 
 def result(residual=0.4, lost=0.02, size=(6, 8, 1)):

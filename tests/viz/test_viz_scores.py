@@ -7,7 +7,7 @@ import pytest
 from test_viz_report import Page
 
 from medgen_jax.viz import scores
-from medgen_jax.viz.report import POLICY
+from medgen_jax.viz.page import POLICY
 
 
 def entry(value, interval=None, better="lower", **extras):

@@ -8,7 +8,7 @@ from test_viz_report import Page
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.viz import translations
-from medgen_jax.viz.report import POLICY
+from medgen_jax.viz.page import POLICY
 from medgen_jax.viz.translations import LARGEST, PICTURES, Gallery, Row, preview
 
 BLACK = np.zeros((4, 6, 1), np.uint8)

@@ -204,8 +204,8 @@ def _plan(dataset: str, source: Path, size: int | None, options: Mapping[str, An
             raise UserError(f"{source}: the split {split} has no records; see --dataset {dataset} --help_options")
     notes += _shared_patients(source, listings, options, getattr(_module(dataset), "LEAKING", {}))
     tables = {split: FileTable(listing, size, view) for split, listing in listings.items()}
-    for table in tables.values():
-        _check_geometry(table, size)
+    for split, table in tables.items():
+        _check_geometry(listings[split], table, size)
     return Plan(tables, tuple(notes), content_digest(listings, view))
 
 
@@ -231,7 +231,7 @@ def _shared_patients(
     raise UserError(f"{source}: {counts}. A network can remember them, and the numbers would flatter it")
 
 
-def _check_geometry(table: FileTable, size: int | None) -> None:
+def _check_geometry(listing: Listing, table: FileTable, size: int | None) -> None:
     """Refuse records whose images differ in size, and boxes that reach out of their image."""
     first, *others = table.names
     for index in range(len(table)):
@@ -244,13 +244,14 @@ def _check_geometry(table: FileTable, size: int | None) -> None:
                     f"{first} is {height}x{width}; the images of a record must show the same field: cut them "
                     "alike, or give --size"
                 )
-        height, width = table.stored_size(index, first)
-        for boxes in table.boxes.values():
-            for x, y, across, down in boxes[index]:
-                if min(x, y) < -1 or x + across > width + 1 or y + down > height + 1:
+        stored_height, stored_width = table.stored_size(index, first)
+        for column, boxes in listing.boxes.items():
+            for told, (x, y, across, down) in zip(boxes[index], table.boxes[column][index], strict=True):
+                if min(x, y) < -1 or x + across > stored_width + 1 or y + down > stored_height + 1:
                     raise UserError(
-                        f"{table.origin(index, first)}: the box (x {x:g}, y {y:g}, {across:g} wide, {down:g} high) "
-                        f"reaches out of its image of {width}x{height} pixels; mend it in the table that it comes from"
+                        f"{table.origin(index, first)}: the box (x {told[0]:g}, y {told[1]:g}, {told[2]:g} wide, "
+                        f"{told[3]:g} high) reaches out of its image of {width}x{height} pixels; mend it in the table "
+                        "that it comes from"
                     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import math
 import re
@@ -14,7 +13,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from medgen_jax.core.errors import UserError
-from medgen_jax.data.csv_rows import Faults, Row
+from medgen_jax.data.csv_rows import Faults, Row, numbered_records
 from medgen_jax.data.fence import Fence
 from medgen_jax.data.listing import Box, Listing
 from medgen_jax.data.splits import by_group
@@ -78,7 +77,7 @@ def read_metadata(file: Path, needed: Columns, faults: Faults, optional: Columns
       UserError: for a file that cannot be read, is no CSV, lacks a column or holds no records.
     """
     rows: list[Row] = []
-    lines = _lines(file, skip)
+    lines = numbered_records(file, _from_header(_text(file), skip))
     header_line, header = next(lines, (1, []))
     header = _unique(header)
     places = _places(file, header_line, header, {**needed, **optional}, set(needed))
@@ -101,18 +100,6 @@ def read_names(file: Path) -> set[str]:
       UserError: for a file that cannot be read.
     """
     return {name for line in _text(file) if (name := line.strip())}
-
-
-def _lines(file: Path, skip: int) -> Iterator[tuple[int, list[str]]]:
-    """The number of the line on which a record begins, and its cells; empty lines are left out."""
-    reader, start = csv.reader(_from_header(_text(file), skip), strict=True), 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield start, cells
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{file}: line {start}: {error}; check its quotation marks") from error
 
 
 def _from_header(text: Iterator[str], skip: int) -> Iterator[str]:

@@ -65,10 +65,10 @@ def open_judge(run: str | Path, which: str | int, methods: Sequence[Method]) -> 
                 f"--judge {run}: guided {method.folder.path}, so it was moved on purpose; give a classifier that was "
                 "trained on its own"
             )
-    step = restore.intact_step(run, which)
-    model = load_sampler(run, PREDICT, int(step.name))
+    point = restore.checkpoint(run, which)
+    model = load_sampler(run, PREDICT, point.step)
     require_images_alone(model)
-    judge = Judge(str(run), manifest.file_digest(step / manifest.NAME), model)
+    judge = Judge(str(run), point.sha256, model)
     if not judge.classes:
         raise UserError(
             f"--judge {run}: its configuration names no classes (config.data.classes), so its answers are numbers"

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medgen_jax.core import manifest
 from medgen_jax.core.errors import UserError
 from medgen_jax.data.transforms import resize
 from medgen_jax.engine import restore, rundir
@@ -74,10 +73,9 @@ def open_judge(run: str | Path, which: str | int, classes: Sequence[str]) -> Jud
         )
     if config.data.bits != 8:
         raise UserError(f"--judge {run}: was trained on {config.data.bits}-bit images; the study shows it 8-bit ones")
-    step = restore.intact_step(run, which)
-    variables = restore.inference_variables(system, step)
-    digest = manifest.file_digest(step / manifest.NAME)
-    return Judge(Path(run).expanduser().absolute().name, system, config, variables, digest)
+    point = restore.checkpoint(run, which)
+    variables = restore.inference_variables(system, point.folder)
+    return Judge(Path(run).expanduser().absolute().name, system, config, variables, point.sha256)
 
 
 def shown(image: np.ndarray, size: int, channels: int) -> np.ndarray:

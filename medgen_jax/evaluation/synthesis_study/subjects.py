@@ -8,10 +8,11 @@ from pathlib import Path
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine import rundir
+from medgen_jax.engine.restore import Checkpoint
 from medgen_jax.evaluation.synthesis_study import real
 from medgen_jax.evaluation.synthesis_study.real import RealSet
 from medgen_jax.synthesis import runs
-from medgen_jax.synthesis.runs import Checkpoint, Run
+from medgen_jax.synthesis.runs import Run
 
 #: Systems in the order of the paper's table, and what the table calls them.
 TITLES = {
@@ -139,4 +140,4 @@ def _open(run: Run, classes: tuple[str, ...], which: str | int, data: str | Path
                 f"it has {', '.join(sets) or 'none'}"
             )
     training, sources, unseen = ({name: found[s][name] for name in classes} for s in ("train", *names))
-    return Subject(run, runs.checkpoint(run, which), classes, training, sources, unseen, names)
+    return Subject(run, run.checkpoint(which), classes, training, sources, unseen, names)

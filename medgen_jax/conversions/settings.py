@@ -1,4 +1,4 @@
-"""What a weight file says about its networks, as settings of a configuration: for the files that join both."""
+"""What a weight file says about its networks, as settings of a configuration."""
 
 from __future__ import annotations
 
@@ -7,36 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medgen_jax import systems
 from medgen_jax.core.errors import UserError
 
 #: Field of a configuration by its dotted path, such as ``model.channels`` -> value.
 Settings = Mapping[str, Any]
 
 
-def check(config: Any | None, system: str, whose: str) -> None:
-    """Check the system and every range of a configuration, if one is given, before a file is read.
-
-    Args:
-      config: engine fields unset, or None.
-      system: registered name of the one it has to be of.
-      whose: what the system is, such as ``DCGAN is the layout``.
-
-    Raises:
-      UserError: it is of another system, or out of range.
-    """
-    if config is None:
-        return
-    if (name := systems.name_of(config)) != system:
-        raise UserError(f"--config is of the system {name!r}; {whose} of {system!r}")
-    systems.load(system).build(config)
-
-
-def adopt(config: Any, told: Settings) -> None:
-    """Write settings into a configuration."""
+def adopt(config: Any, told: Settings) -> Any:
+    """Write settings into a configuration, and return it."""
     for field, value in told.items():
         section, name = field.split(".")
         setattr(getattr(config, section), name, value)
+    return config
 
 
 def require_same(file: str | Path, config: Any, told: Settings) -> None:
@@ -52,6 +34,18 @@ def require_same(file: str | Path, config: Any, told: Settings) -> None:
             differ.append(f"config.{field}={value}")
     if differ:
         raise UserError(f"{file}: holds networks of other sizes; the file says {', '.join(differ)}")
+
+
+def fitted(file: str | Path, config: Any | None, told: Settings, fresh: Any) -> Any:
+    """A configuration that says what a file says: the one that is given, or ``fresh`` with the file's settings.
+
+    Raises:
+      UserError: one is given that says something else, naming all settings that would fit the file.
+    """
+    if config is None:
+        return adopt(fresh, told)
+    require_same(file, config, told)
+    return config
 
 
 def with_classes(file: str | Path, config: Any, count: int) -> Any:

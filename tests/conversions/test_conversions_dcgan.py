@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_cli import command, error_of
 
+from medgen_jax.conversions.dcgan import FILE, read, write
 from medgen_jax.core import config as configs
 from medgen_jax.core.errors import UserError
-from medgen_jax.dcgan_conversion import FILE, from_dcgan, to_dcgan
 from medgen_jax.engine import restore, rundir
 from medgen_jax.systems import dcgan, gan
 
@@ -54,7 +54,7 @@ def config(**model):
 
 def test_there_and_back(file, tmp_path):
     nets, path = file
-    text = "\n".join(from_dcgan(path, tmp_path / "run"))
+    text = "\n".join(read(path, tmp_path / "run"))
     assert "DCGAN: 16 px, 1 channels, codes of 5 numbers, ngf 2" in text and "fresh" not in text
     system, found = restore.open_run(tmp_path / "run")
     assert (found.train.batch_size, found.train.epochs, found.model.ndf) == (128, 100.0, NDF)
@@ -66,7 +66,7 @@ def test_there_and_back(file, tmp_path):
     np.testing.assert_allclose(ours, wanted, atol=1e-5)
     assert np.ptp(wanted) > 0.1
 
-    text = "\n".join(to_dcgan(tmp_path / "run", tmp_path / "back"))
+    text = "\n".join(write(tmp_path / "run", tmp_path / "back"))
     assert "network 'g': " in text and "network 'd': " in text and text.endswith(FILE)
     one, other = (torch.load(place, weights_only=True) for place in (path, tmp_path / "back" / FILE))
     assert {name: int(size) for name, size in other["params"].items()} == {
@@ -76,22 +76,22 @@ def test_there_and_back(file, tmp_path):
         assert list(one[name]) and set(one[name]) == set(other[name])
         assert all(torch.equal(one[name][key], other[name][key]) for key in one[name])
     with pytest.raises(UserError, match=r"model_final\.pth: exists already"):
-        to_dcgan(tmp_path / "run", tmp_path / "back")
+        write(tmp_path / "run", tmp_path / "back")
     with pytest.raises(UserError, match="holds a run already"):
-        from_dcgan(path, tmp_path / "run")
+        read(path, tmp_path / "run")
 
 
 def test_a_generator_alone(file, tmp_path):
     torch.save(file[0]["generator"].state_dict(), tmp_path / "g.pth")
-    lines = from_dcgan(tmp_path / "g.pth", tmp_path / "run", config())
-    assert "network 'd': not in the file, starts fresh" in lines
+    lines = read(tmp_path / "g.pth", tmp_path / "run", config())
+    assert "network 'd': not given, starts fresh" in lines
     assert restore.open_run(tmp_path / "run")[1].train.batch_size == 4
 
 
 def test_what_does_not_fit_is_named(file, tmp_path):
     def refused(message, path, made=None):
         with pytest.raises(UserError, match=message):
-            from_dcgan(path, tmp_path / "run", made)
+            read(path, tmp_path / "run", made)
 
     refused(
         r"model_final\.pth: holds networks of other sizes; the file says config\.model\.ngf=2$", file[1], config(ngf=4)
@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_named(file, tmp_path):
     larger = config()
     larger.data.crop_size = 32
     refused(r"the file says config\.data\.crop_size=16$", file[1], larger)
-    refused("--config is of the system 'gan'; this is the layout of 'dcgan'", "x.pth", gan.Config())
+    refused("--config is of the system 'gan'; dcgan holds networks of dcgan", "x.pth", gan.Config())
     refused(r"missing\.pth: no such file", tmp_path / "missing.pth")
     torch.save({"main.0.weight": torch.ones(1)}, tmp_path / "other.pth")
     refused(r"other\.pth: DCGAN weights: main\.0\.weight is of none of the networks", tmp_path / "other.pth")
@@ -110,8 +110,8 @@ def test_runs_of_other_systems_have_no_such_file(tmp_path):
     made = gan.Config()
     made.data.crop_size, made.train.steps, made.train.batch_size = 8, 1, 2
     rundir.write_config(tmp_path, "gan", configs.to_dict(configs.resolve(made, num_train=1)), {})
-    with pytest.raises(UserError, match="is a run of 'gan'; this is the layout of 'dcgan' runs"):
-        to_dcgan(tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="is of the system 'gan'; dcgan holds networks of dcgan"):
+        write(tmp_path, tmp_path / "out")
 
 
 @pytest.mark.slow

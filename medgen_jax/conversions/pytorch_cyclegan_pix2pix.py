@@ -12,23 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from medgen_jax import systems
-from medgen_jax.core import config as configs
+from medgen_jax.conversions import runs
 from medgen_jax.core import trees
 from medgen_jax.core.errors import UserError
-from medgen_jax.engine import restore, rundir, runtime
-from medgen_jax.engine.checkpoint import CheckpointStore, sealed_steps
-from medgen_jax.engine.loop import Progress
-from medgen_jax.interop import pix2pix_layout, resnet_layout, torch_file
+from medgen_jax.engine import restore
+from medgen_jax.interop import pix2pix_layout, resnet_layout
 from medgen_jax.interop.torch_file import read_state_dict
 from medgen_jax.systems import cyclegan, pix2pix
-from medgen_jax.systems.base import System, TrainState
+from medgen_jax.systems.base import TrainState
 from medgen_jax.systems.cyclegan_options import ModelConfig as CycleGANModel
 from medgen_jax.systems.options import Norm, Stats, Upsample
 
+LAYOUT = "pytorch-cyclegan-pix2pix"
 PyTree = Any
 Arrays = dict[str, np.ndarray]
 
@@ -133,7 +131,7 @@ def find_files(folder: str | Path, epoch: str = "latest") -> dict[str, Path]:
     return found
 
 
-def from_torch(
+def read(
     files: Mapping[str, str | Path],
     output: str | Path,
     *,
@@ -160,26 +158,26 @@ def from_torch(
     Raises:
       UserError: unreadable files, names that do not match, or a directory that holds a run.
     """
-    folder = empty_rundir(output)
-    states = {name: read_state_dict(file) for name, file in files.items()}
-    one_way = "G" in states and resnet_layout.is_resnet(states["G"])
+    folder = runs.empty_rundir(output)
+    weights = {name: (file, read_state_dict(file)) for name, file in files.items()}
+    one_way = "G" in weights and resnet_layout.is_resnet(weights["G"][1])
     if one_way:
-        states = {f"{name}_A": state for name, state in states.items()}
-    family = FAMILIES["cyclegan" if "G_A" in states else "pix2pix"]
+        weights = {f"{name}_A": one for name, one in weights.items()}
+    family = FAMILIES["cyclegan" if "G_A" in weights else "pix2pix"]
     found, infos, lines = {}, {}, []
     for name, other in family.files.items():
-        if other in states:
-            params, statistics, infos[name] = family.readers[name[0]](states[other])
+        if other in weights:
+            file, state = weights[other]
+            with runs.naming(file):
+                params, statistics, infos[name] = family.readers[name[0]](state)
             found[name] = params, statistics
             lines.append(f"network {name!r}: {_described(infos[name])}")
     config = family.configure(infos, size, stats, dropout)
     config.data.crop_size = size
     config.train.epochs = 200.0
-    config = configs.resolve(config, num_train=1)
-    state = filled(systems.load(systems.name_of(config)).build(config), found, lines)
-    lines += [f"network {name!r}: not among the files, starts fresh" for name in family.files if name not in found]
-    write_run(folder, config, state)
-    return [*lines, f"run written to {folder}"]
+    lines += runs.fresh(family.files, found)
+    runs.make(folder, config, found, lines)
+    return lines
 
 
 def _described(info: Any) -> str:
@@ -189,64 +187,11 @@ def _described(info: Any) -> str:
     return f"{kind}, {info.in_channels} -> {info.out_channels} channels, ngf {info.ngf}, {depth}, {info.norm} norm"
 
 
-# ---- runs of any layout --------------------------------------------------------------------------
-
-
-def empty_rundir(output: str | Path) -> Path:
-    """A directory for a new run.
-
-    Raises:
-      UserError: when it cannot be written or holds a run.
-    """
-    folder = rundir.open_rundir(output)
-    if sealed_steps(folder / "checkpoints"):
-        raise UserError(f"--output {folder}: holds a run already; give another directory")
-    return folder
-
-
-def filled(system: System, found: Mapping[str, tuple[PyTree, PyTree]], lines: list[str]) -> TrainState:
-    """A fresh state with the found networks put in place, averages included.
-
-    Args:
-      system: whose networks they are.
-      found: network name -> parameters and batch statistics.
-      lines: are told how many parameters matched.
-
-    Raises:
-      UserError: tensors of other shapes than the network's.
-    """
-    state = jax.jit(system.init)(jax.random.key(0))
-    params, mutable = dict(state.params), dict(state.mutable)
-    for name, (new_params, new_stats) in found.items():
-        params[name] = _checked(name, params[name], new_params)
-        if name in mutable:
-            mutable[name] = {**mutable[name], "batch_stats": _checked(name, mutable[name]["batch_stats"], new_stats)}
-        lines.append(
-            f"network {name!r}: {trees.count(new_params):,} of {trees.count(params[name]):,} parameters matched"
-        )
-    return state.replace(params=params, mutable=mutable, ema={name: params[name] for name in state.ema})
-
-
-def _checked(name: str, own: PyTree, found: PyTree) -> PyTree:
-    shapes = jax.tree.map(lambda x: tuple(x.shape), own)
-    if shapes != jax.tree.map(lambda x: tuple(x.shape), found):
-        raise UserError(f"network {name!r}: the file's tensors do not have the shapes of the network they describe")
-    return jax.tree.map(np.asarray, found)
-
-
-def write_run(folder: Path, config: Any, state: TrainState) -> None:
-    """Leave a resolved configuration and a state as step 0 of a run."""
-    store = CheckpointStore(folder / "checkpoints")
-    rundir.write_config(folder, systems.name_of(config), configs.to_dict(config), runtime.environment())
-    store.save(0, jax.device_put(state), {"progress": Progress().to_json()})
-    store.close()
-
-
 # ---- from a run to files -------------------------------------------------------------------------
 
 
-def to_torch(workdir: str | Path, output: str | Path, which: str | int = "last") -> list[str]:
-    """Write a run's networks as ``latest_net_*.pth``; undoes `from_torch`.
+def write(workdir: str | Path, output: str | Path, which: str | int = "last") -> list[str]:
+    """Write a run's networks as ``latest_net_*.pth``; undoes `read`.
 
     Generators are those that the samplers use: averaged where the run keeps an average.
 
@@ -262,30 +207,25 @@ def to_torch(workdir: str | Path, output: str | Path, which: str | int = "last")
       UserError: no such run, a run of a system or networks without a counterpart in the layout, or files that
         exist already.
     """
-    system, config = restore.open_run(workdir)
-    name = systems.name_of(config)
-    if name not in FAMILIES:
-        raise UserError(f"{workdir}: is a run of {name!r}; this layout is that of {' and '.join(FAMILIES)} runs")
+    system, config = runs.opened(workdir, LAYOUT, FAMILIES)
     if config.model.upsample is not Upsample.CONVT or getattr(config.model, "residual", False):
         raise UserError(f"{workdir}: the layout knows generators with upsample=convt and residual=False only")
-    family, folder = FAMILIES[name], Path(output).expanduser()
-    files = {network: folder / f"latest_net_{other}.pth" for network, other in family.files.items()}
-    for file in files.values():
-        if file.exists():
-            raise UserError(f"{file}: exists already; give another --output")
+    family = FAMILIES[systems.name_of(config)]
+    files = runs.vacant(output, *(f"latest_net_{other}.pth" for other in family.files.values()))
+    step = restore.intact_step(workdir, which)
 
     def networks(state: TrainState) -> PyTree:
         params = {**state.params, **state.ema}
-        return {n: (params[n], state.mutable.get(n, {}).get("batch_stats", {})) for n in files}
+        return {n: (params[n], state.mutable.get(n, {}).get("batch_stats", {})) for n in family.files}
 
-    step = restore.intact_step(workdir, which)
-    found = jax.device_get(restore.read_part(system, step, networks))
-    norm, tracked = config.model.norm.value, int(step.name) if step.name.isdigit() else 0
+    found, norm = runs.arrays(system, step, networks), config.model.norm.value
+    # All of them before the first file, so that a network without a counterpart leaves none behind.
     states = {
-        network: family.writers[network[0]](params, statistics, norm=norm, batches_tracked=tracked)
+        network: family.writers[network[0]](params, statistics, norm=norm, batches_tracked=int(step.name))
         for network, (params, statistics) in found.items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for network, file in files.items():
-        torch_file.write_state_dict(file, states[network])
-    return [f"network {n!r}: {trees.count(found[n][0]):,} parameters -> {file}" for n, file in files.items()]
+    lines = []
+    for network, file in zip(family.files, files, strict=True):
+        runs.write_file(file, states[network])
+        lines.append(f"network {network!r}: {trees.count(found[network][0]):,} parameters -> {file}")
+    return lines

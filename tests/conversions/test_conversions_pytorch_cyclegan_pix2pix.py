@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medgen_jax import conversion
+from medgen_jax.conversions.pytorch_cyclegan_pix2pix import find_files, read, write
 from medgen_jax.core.errors import UserError
 from medgen_jax.sampling import load_sampler
 from medgen_jax.translation.files import translate_run
@@ -33,7 +33,7 @@ def files(tmp_path_factory):
 
 def test_the_converted_run_translates_as_the_reference(files, tmp_path):
     folder, made = files
-    lines = conversion.from_torch(conversion.find_files(folder), tmp_path / "run", size=64)
+    lines = read(find_files(folder), tmp_path / "run", size=64)
     text = "\n".join(lines)
     assert "1 -> 3 channels, ngf 8, downs 6, batch norm" in text
     total = sum(p.numel() for p in made["G"].parameters())
@@ -48,22 +48,22 @@ def test_the_converted_run_translates_as_the_reference(files, tmp_path):
 def test_translate_accepts_a_converted_run(files, tmp_path):
     from PIL import Image
 
-    conversion.from_torch({"G": files[0] / "latest_net_G.pth"}, tmp_path / "run", size=64)
+    read({"G": files[0] / "latest_net_G.pth"}, tmp_path / "run", size=64)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "a.png")
     assert len(translate_run(tmp_path / "run", tmp_path / "a.png", tmp_path / "out")) == 1
 
 
 def test_refusals(files, tmp_path):
     folder, _ = files
-    conversion.from_torch({"G": folder / "latest_net_G.pth"}, tmp_path / "run", size=64)
+    read({"G": folder / "latest_net_G.pth"}, tmp_path / "run", size=64)
     with pytest.raises(UserError, match="holds a run already"):
-        conversion.from_torch({"G": folder / "latest_net_G.pth"}, tmp_path / "run", size=64)
-    with pytest.raises(UserError, match="U-Net"):
-        conversion.from_torch({"G": folder / "latest_net_D.pth"}, tmp_path / "other", size=64)
+        read({"G": folder / "latest_net_G.pth"}, tmp_path / "run", size=64)
+    with pytest.raises(UserError, match=r"latest_net_D\.pth: U-Net"):
+        read({"G": folder / "latest_net_D.pth"}, tmp_path / "other", size=64)
     with pytest.raises(UserError, match="nearest valid size is 128"):
-        conversion.from_torch({"G": folder / "latest_net_G.pth"}, tmp_path / "third", size=100)
+        read({"G": folder / "latest_net_G.pth"}, tmp_path / "third", size=100)
     with pytest.raises(UserError, match=r"missing\.pth"):
-        conversion.from_torch({"G": folder / "missing.pth"}, tmp_path / "fourth")
+        read({"G": folder / "missing.pth"}, tmp_path / "fourth")
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
@@ -76,9 +76,9 @@ def test_a_run_goes_back_to_the_reference_unchanged(norm, tmp_path):
     ):
         twins.randomise(module, 0)
         torch.save(module.state_dict(), tmp_path / f"latest_net_{name}.pth")
-    there = conversion.find_files(tmp_path)
-    conversion.from_torch(there, tmp_path / "run", size=32)
-    lines = conversion.to_torch(tmp_path / "run", tmp_path / "back")
+    there = find_files(tmp_path)
+    read(there, tmp_path / "run", size=32)
+    lines = write(tmp_path / "run", tmp_path / "back")
     assert "network 'g'" in lines[0] and "latest_net_D.pth" in lines[1]
     for file in there.values():
         old = torch.load(file, weights_only=True)
@@ -88,7 +88,7 @@ def test_a_run_goes_back_to_the_reference_unchanged(norm, tmp_path):
         for name in old:
             assert name.endswith("num_batches_tracked") or torch.equal(old[name], new[name]), name
     with pytest.raises(UserError, match=r"latest_net_G\.pth: exists already"):
-        conversion.to_torch(tmp_path / "run", tmp_path / "back")
+        write(tmp_path / "run", tmp_path / "back")
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +118,12 @@ def assert_translates(run, sampler, twin, channels):
 
 def test_cyclegan_there_and_back(cycle, tmp_path):
     folder, made = cycle
-    lines = conversion.from_torch(conversion.find_files(folder), tmp_path / "run", size=24)
+    lines = read(find_files(folder), tmp_path / "run", size=24)
     assert "network 'g_a': ResNet, 1 -> 3 channels, ngf 4, 2 blocks, instance norm" in lines
     assert_translates(tmp_path / "run", "a2b", made["G_A"], 1)
     assert_translates(tmp_path / "run", "b2a", made["G_B"], 3)
-    assert len(conversion.to_torch(tmp_path / "run", tmp_path / "back")) == 4
-    for file in conversion.find_files(folder).values():
+    assert len(write(tmp_path / "run", tmp_path / "back")) == 4
+    for file in find_files(folder).values():
         old, new = (torch.load(f, weights_only=True) for f in (file, tmp_path / "back" / file.name))
         assert set(old) == set(new) and all(torch.equal(old[k], new[k]) for k in old)
 
@@ -134,17 +134,17 @@ def test_statistics_that_old_files_carry_are_dropped(cycle, tmp_path):
     for place, width in ((2, 4), (5, 8), (8, 16)):
         state |= {f"model.{place}.running_mean": torch.ones(width), f"model.{place}.running_var": torch.ones(width)}
     torch.save(state, tmp_path / "latest_net_G.pth")
-    lines = conversion.from_torch(conversion.find_files(tmp_path), tmp_path / "run", size=24)
-    assert "network 'g_b': not among the files, starts fresh" in lines
+    lines = read(find_files(tmp_path), tmp_path / "run", size=24)
+    assert "network 'g_b': not given, starts fresh" in lines
     assert_translates(tmp_path / "run", "a2b", made["G_A"], 1)
 
 
 def test_cyclegan_files_that_do_not_belong_together(cycle, tmp_path):
     folder, _ = cycle
-    files = conversion.find_files(folder)
+    files = find_files(folder)
     with pytest.raises(UserError, match=r"'g_b': is a ResNet, 1 -> 3 channels.* does not undo"):
-        conversion.from_torch({**files, "G_B": files["G_A"]}, tmp_path / "one", size=24)
+        read({**files, "G_B": files["G_A"]}, tmp_path / "one", size=24)
     with pytest.raises(UserError, match="'d_a': judges 1 channels, its generator makes 3"):
-        conversion.from_torch({**files, "D_A": files["D_B"]}, tmp_path / "two", size=24)
+        read({**files, "D_A": files["D_B"]}, tmp_path / "two", size=24)
     with pytest.raises(UserError, match=r"no 200_net_G\.pth or 200_net_G_A\.pth; it has the epochs latest"):
-        conversion.find_files(folder, "200")
+        find_files(folder, "200")

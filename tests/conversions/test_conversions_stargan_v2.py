@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 from test_cli import command, error_of
+from weight_files import same
 
+from medgen_jax.conversions.stargan_v2 import read, write
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine import restore
 from medgen_jax.interop import torch_file
-from medgen_jax.stargan_v2_conversion import from_stargan_v2, to_stargan_v2
 from medgen_jax.systems import pix2pix, stargan_v2
 from medgen_jax.systems.stargan_v2_options import ModelConfig
 
@@ -59,20 +60,11 @@ def config(**model):
     return made
 
 
-def same(one, other):
-    """Nested files with the same names and the same bits."""
-    one, other = (torch.load(path, weights_only=True) for path in (one, other))
-    assert {n: set(s) for n, s in one.items()} == {n: set(s) for n, s in other.items()}
-    return all(
-        torch.equal(one[n][k], other[n][k]) and one[n][k].dtype == other[n][k].dtype for n in one for k in one[n]
-    )
-
-
 def test_averaged_networks_there_and_back(files, tmp_path):
     nets, path, _ = files
-    text = "\n".join(from_stargan_v2(path, tmp_path / "run"))
+    text = "\n".join(read(path, tmp_path / "run"))
     assert "StarGAN v2: 16 px, 2 channels, 3 domains, width 2 to 4, no high-pass skips" in text
-    assert "network 'discriminator': not in the file, starts fresh" in text and "classes: 0, 1, 2" in text
+    assert "network 'discriminator': not given, starts fresh" in text and "classes: 0, 1, 2" in text
     system, found = restore.open_run(tmp_path / "run")
     assert found.data.classes == ("0", "1", "2") and found.data.crop_size == SIZE and found.train.batch_size == 8
     variables = restore.inference_variables(system, restore.intact_step(tmp_path / "run"))
@@ -87,39 +79,39 @@ def test_averaged_networks_there_and_back(files, tmp_path):
     np.testing.assert_allclose(ours, np.clip(wanted.transpose(0, 2, 3, 1), -1, 1), atol=1e-4)
     assert (np.abs(ours) < 1).mean() > 0.3  # not all of it is clipped
 
-    lines = to_stargan_v2(tmp_path / "run", tmp_path / "back")
+    lines = write(tmp_path / "run", tmp_path / "back")
     assert "generator, mapping_network, style_encoder: " in lines[0] and "nets_ema.ckpt" in lines[0]
     assert "domains in the order of the file: 0, 1, 2" in lines
     assert same(path, tmp_path / "back" / "000000_nets_ema.ckpt")
     with pytest.raises(UserError, match=r"000000_nets_ema\.ckpt: exists already"):
-        to_stargan_v2(tmp_path / "run", tmp_path / "back")
+        write(tmp_path / "run", tmp_path / "back")
     with pytest.raises(UserError, match="holds a run already"):
-        from_stargan_v2(path, tmp_path / "run")
+        read(path, tmp_path / "run")
 
 
 def test_all_four_networks_with_the_classes_of_a_configuration(files, tmp_path):
     _, _, path = files
-    lines = from_stargan_v2(path, tmp_path / "run", config())
+    lines = read(path, tmp_path / "run", config())
     assert "classes: covid, lung, normal" in lines and not any("starts fresh" in line for line in lines)
-    to_stargan_v2(tmp_path / "run", tmp_path / "back")
+    write(tmp_path / "run", tmp_path / "back")
     assert same(path, tmp_path / "back" / "000000_nets.ckpt")
 
 
 def test_high_pass_skips(tmp_path):
     """Their strength is read off the filter; a file without it needs to be told."""
     path = save(twins_of(32, w_hpf=2.5), tmp_path / "nets.ckpt")
-    assert "high-pass skips over 2.5" in from_stargan_v2(path, tmp_path / "run")[0]
+    assert "high-pass skips over 2.5" in read(path, tmp_path / "run")[0]
     assert restore.open_run(tmp_path / "run")[1].model.w_hpf == 2.5
-    to_stargan_v2(tmp_path / "run", tmp_path / "back")
+    write(tmp_path / "run", tmp_path / "back")
     assert same(path, tmp_path / "back" / "000000_nets.ckpt")
     state = torch.load(path, weights_only=True)
     del state["generator"]["hpf.filter"]
     torch.save(state, tmp_path / "bare.ckpt")
     with pytest.raises(UserError, match=r"bare\.ckpt: .*with which w_hpf .*\(config\.model\.w_hpf of a --config\)"):
-        from_stargan_v2(tmp_path / "bare.ckpt", tmp_path / "other")
+        read(tmp_path / "bare.ckpt", tmp_path / "other")
     told = config(w_hpf=1.5)
     told.data.crop_size = 32
-    assert "high-pass skips over 1.5" in from_stargan_v2(tmp_path / "bare.ckpt", tmp_path / "other", told)[0]
+    assert "high-pass skips over 1.5" in read(tmp_path / "bare.ckpt", tmp_path / "other", told)[0]
 
 
 @pytest.mark.parametrize(
@@ -134,21 +126,21 @@ def test_high_pass_skips(tmp_path):
 )  # fmt: skip
 def test_a_wrong_configuration_names_the_field(files, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
-        from_stargan_v2(files[2], tmp_path / "run", config(**change))
+        read(files[2], tmp_path / "run", config(**change))
 
 
 def test_what_else_does_not_fit_is_named(files, tmp_path):
     def refused(message, path, made=None):
         with pytest.raises(UserError, match=message):
-            from_stargan_v2(path, tmp_path / "run", made)
+            read(path, tmp_path / "run", made)
 
     two = config()
     two.data.classes = ("a", "b")
-    refused(r"nets\.ckpt: has 3 domains, config\.data\.classes names 2", files[2], two)
+    refused(r"nets\.ckpt: has 3 classes, config\.data\.classes names 2", files[2], two)
     larger = config()
     larger.data.crop_size = 32
     refused(r"the file says config\.data\.crop_size=16", files[2], larger)
-    refused("--config is of the system 'pix2pix'; StarGAN v2 is the layout of 'stargan_v2'", "x.ckpt", pix2pix.Config())
+    refused("--config is of the system 'pix2pix'; stargan-v2 holds networks of stargan_v2", "x.ckpt", pix2pix.Config())
     refused(r"missing\.ckpt: no such file", tmp_path / "missing.ckpt")
     state = torch.load(files[2], weights_only=True)
     del state["style_encoder"]["shared.0.bias"]
@@ -172,8 +164,8 @@ def test_runs_of_other_systems_have_no_such_files(tmp_path):
     made = pix2pix.Config()
     made.data.crop_size, made.train.steps, made.model.downs, made.model.ngf, made.model.ndf = 32, 1, 5, 1, 1
     run = untrained_runs.write(tmp_path / "run", made)
-    with pytest.raises(UserError, match="is a run of 'pix2pix'; StarGAN v2 is the layout of 'stargan_v2' runs"):
-        to_stargan_v2(run, tmp_path / "out")
+    with pytest.raises(UserError, match="is of the system 'pix2pix'; stargan-v2 holds networks of stargan_v2"):
+        write(run, tmp_path / "out")
 
 
 def test_a_missing_flag_is_named(tmp_path):

@@ -17,11 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from medgen_jax import conversion, systems
-from medgen_jax.core import config as configs
+from medgen_jax import systems
+from medgen_jax.conversions import runs, settings
 from medgen_jax.core.errors import UserError
 from medgen_jax.core.streams import LABEL
 from medgen_jax.engine import restore
@@ -34,6 +31,7 @@ from medgen_jax.systems.diffusion_options import Noise, Prediction
 
 PyTree = Any
 
+LAYOUT = "guided-diffusion"
 INFOS: dict[str, type[EncoderInfo]] = {"diffusion": UNetInfo, "noise_classifier": ClassifierInfo}
 _KINDS = {"diffusion": "diffusion U-Net", "noise_classifier": "noise classifier"}
 #: Field of a network's description -> field of the configuration, where it is not ``network.FIELD``.
@@ -41,13 +39,6 @@ _ELSEWHERE = {"learned_variance": "loss.learned_variance", "pool": "head.pool"}
 
 
 # ---- what both projects know ---------------------------------------------------------------------
-
-
-def _system_of(config: Any, where: str) -> str:
-    name = systems.name_of(config)
-    if name not in INFOS:
-        raise UserError(f"{where} is of the system {name!r}; guided-diffusion is the layout of {' and '.join(INFOS)}")
-    return name
 
 
 def _require_counterpart(config: Any, name: str, where: str = "") -> None:
@@ -91,16 +82,15 @@ def _untold(config: Any, name: str) -> str:
 # ---- from a file to a run ------------------------------------------------------------------------
 
 
-def from_guided_diffusion(file: str | Path, config: Any, output: str | Path, *, null_row: bool = False) -> list[str]:
+def read(file: str | Path, output: str | Path, config: Any, *, null_row: bool = False) -> list[str]:
     """Make a run directory from a weight file.
 
     Args:
       file: a state dict of a U-Net or a classifier.
+      output: run directory to make.
       config: of `diffusion` or `noise_classifier`, engine fields unset. Without ``data.classes`` the classes are called
         0, 1, ...
-      output: run directory to make.
-      null_row: the last row of the file's table of classes is that of an unknown class, as `to_guided_diffusion` can
-        write it.
+      null_row: the last row of the file's table of classes is that of an unknown class, as `write` can write it.
 
     Returns:
       Lines that say what was matched, and what was made.
@@ -109,29 +99,25 @@ def from_guided_diffusion(file: str | Path, config: Any, output: str | Path, *, 
       UserError: a configuration that the layout cannot express; an unreadable file; one of another network, naming
         the first tensor that does not fit and the fields that would; or a directory that holds a run.
     """
-    name = _system_of(config, "--config")
+    name = runs.require_system(config, LAYOUT, INFOS, "--config")
     _require_counterpart(config, name)
     module = systems.load(name)
     module.build(config)  # checks every range before the file is read
-    folder = conversion.empty_rundir(output)
+    folder = runs.empty_rundir(output)
     state = torch_file.read_state_dict(file)
     found = _read_info(file, state, config, name, null_row)
     classes = _class_count(found)
     if classes and not config.data.classes:
-        config = dataclasses.replace(
-            config, data=dataclasses.replace(config.data, classes=tuple(map(str, range(classes))))
-        )
-    params, lines = _read(file, state, found, _info(module.build(config), name), null_row)
-    if made := bool(lines):
+        config = settings.with_classes(file, config, classes)
+    params, lines = _parameters(file, state, found, _info(module.build(config), name), null_row)
+    if lines:
         config = dataclasses.replace(config, condition=dataclasses.replace(config.condition, drop=0.0))
-    config = configs.resolve(config, num_train=1)
-    filled = conversion.filled(module.build(config), {"net": (params, {})}, lines)
-    conversion.write_run(folder, config, filled)
-    if made:
         lines.append("config.condition.drop is 0: without a null row that was trained, scale must be 0")
-    named, more = ", ".join(config.data.classes[:5]), ", ..." if len(config.data.classes) > 5 else ""
-    lines += [f"classes: {named}{more}"] if named else []
-    return [*lines, f"not in the file, by the configuration: {_untold(config, name)}", f"run written to {folder}"]
+    if names := config.data.classes:
+        lines.append(f"classes: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
+    lines.append(f"not in the file, by the configuration: {_untold(config, name)}")
+    runs.make(folder, config, {"net": (params, {})}, lines)
+    return lines
 
 
 def _read_info(file: str | Path, state: State, config: Any, name: str, null_row: bool) -> Any:
@@ -157,7 +143,7 @@ def _class_count(info: UNetInfo | ClassifierInfo) -> int:
     return info.classes if isinstance(info, ClassifierInfo) else sum(count for _, count in info.conditions)
 
 
-def _read(file: str | Path, state: State, found: Any, wanted: Any, null_row: bool) -> tuple[PyTree, list[str]]:
+def _parameters(file: str | Path, state: State, found: Any, wanted: Any, null_row: bool) -> tuple[PyTree, list[str]]:
     """Parameters and what was made to fit them; a UserError names tensor and fields where they do not."""
     try:
         if isinstance(wanted, UNetInfo):
@@ -186,9 +172,7 @@ def _settings(found: Any, wanted: Any, null_row: bool) -> Iterator[str]:
 # ---- from a run to a file ------------------------------------------------------------------------
 
 
-def to_guided_diffusion(
-    workdir: str | Path, output: str | Path, which: str | int = "last", *, null_row: bool = False
-) -> list[str]:
+def write(workdir: str | Path, output: str | Path, which: str | int = "last", *, null_row: bool = False) -> list[str]:
     """Write a run's network as ``ema_RATE_STEP.pt``, or ``modelSTEP.pt`` where no average is kept.
 
     Args:
@@ -203,18 +187,16 @@ def to_guided_diffusion(
     Raises:
       UserError: no such run, a network without a counterpart in the layout, or a file that exists already.
     """
-    system, config = restore.open_run(workdir)
-    name = _system_of(config, f"{workdir}:")
+    system, config = runs.opened(workdir, LAYOUT, INFOS)
+    name = systems.name_of(config)
     info = _info(system, name)
     _require_counterpart(config, name, f"{workdir}: ")
     layout.check_counterpart(f"{workdir}: {_KINDS[name]}", info)
     step, rate = restore.intact_step(workdir, which), getattr(config, "ema", 0.0)
     number = f"{int(step.name):06d}"
-    file = Path(output).expanduser() / (f"ema_{rate}_{number}.pt" if rate else f"model{number}.pt")
-    if file.exists():
-        raise UserError(f"{file}: exists already; give another --output")
+    [file] = runs.vacant(output, f"ema_{rate}_{number}.pt" if rate else f"model{number}.pt")
     lines: list[str] = []
-    params = jax.tree.map(np.asarray, jax.device_get(restore.inference_variables(system, step)["params"]))
+    params = runs.arrays(system, step, system.inference_variables)["params"]
     if isinstance(info, UNetInfo):
         state = layout.unet_to_torch(params, info, null_row=null_row)
         if "label_emb.weight" not in state:
@@ -223,7 +205,6 @@ def to_guided_diffusion(
             lines.append("the null row is left out, guided-diffusion has none; --null_row writes it as a last class")
     else:
         state = layout.classifier_to_torch(params, info)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch_file.write_state_dict(file, state)
+    runs.write_file(file, state)
     count = sum(array.size for array in state.values())
     return [f"network 'net': {count:,} parameters -> {file}", *lines, f"not in the file: {_untold(config, name)}"]

@@ -9,13 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from medgen_jax import conversion, conversion_settings, systems
-from medgen_jax.core import config as configs
+from medgen_jax.conversions import runs, settings
 from medgen_jax.core import trees
-from medgen_jax.core.errors import UserError
 from medgen_jax.engine import restore
 from medgen_jax.interop import dcgan_layout as layout
 from medgen_jax.interop import torch_file
@@ -25,13 +22,13 @@ from medgen_jax.systems.base import TrainState
 
 PyTree = Any
 
-SYSTEM = "dcgan"
+LAYOUT = SYSTEM = "dcgan"
 FILE = "model_final.pth"
 #: Of the baseline's training, for a run whose configuration nobody gave.
-_EPOCHS, _BATCH = 100.0, 128
+_TRAINING = {"train.epochs": 100.0, "train.batch_size": 128}
 
 
-def from_dcgan(file: str | Path, output: str | Path, config: dcgan.Config | None = None) -> list[str]:
+def read(file: str | Path, output: str | Path, config: dcgan.Config | None = None) -> list[str]:
     """Make a run directory from a weight file.
 
     Args:
@@ -48,37 +45,27 @@ def from_dcgan(file: str | Path, output: str | Path, config: dcgan.Config | None
       UserError: a configuration of another system or out of range; an unreadable file; one of other networks or
         sizes, naming the settings that would fit; or a directory that holds a run.
     """
-    conversion_settings.check(config, SYSTEM, "this is the layout")
-    folder = conversion.empty_rundir(output)
+    runs.check_config(config, LAYOUT, SYSTEM)
+    folder = runs.empty_rundir(output)
     state = torch_file.read_state_dict(file)
-    try:
+    with runs.naming(file):
         info = layout.networks_info(state)
         found = layout.from_torch(state, info)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-    config = configs.resolve(_configured(file, info, config), num_train=1)
+    config = settings.fitted(file, config, _told(info), fresh=settings.adopt(dcgan.Config(), _TRAINING))
     lines = [f"DCGAN: {info.size} px, {info.channels} channels, codes of {info.latent} numbers, ngf {info.ngf}"]
-    filled = conversion.filled(dcgan.build(config), found, lines)
-    conversion.write_run(folder, config, filled)
-    lines += [f"network {name!r}: not in the file, starts fresh" for name in layout.NAMES if name not in found]
-    return [*lines, f"run written to {folder}"]
+    lines += runs.fresh(layout.NAMES, found)
+    runs.make(folder, config, found, lines)
+    return lines
 
 
-def _configured(file: str | Path, info: Info, config: dcgan.Config | None) -> dcgan.Config:
-    """A configuration of the file's sizes; a UserError where one that is given differs."""
+def _told(info: Info) -> settings.Settings:
     told = {"data.crop_size": info.size}
     told |= {f"model.{field}": getattr(info, field) for field in ("channels", "latent", "ngf")}
-    told |= {} if info.ndf is None else {"model.ndf": info.ndf}
-    if config is None:
-        config = dcgan.Config()
-        config.train.epochs, config.train.batch_size = _EPOCHS, _BATCH
-        conversion_settings.adopt(config, told)
-    conversion_settings.require_same(file, config, told)
-    return config
+    return told if info.ndf is None else told | {"model.ndf": info.ndf}
 
 
-def to_dcgan(workdir: str | Path, output: str | Path, which: str | int = "last") -> list[str]:
-    """Write a run's networks, of generators the one that its samplers use, as `FILE`; undoes `from_dcgan`.
+def write(workdir: str | Path, output: str | Path, which: str | int = "last") -> list[str]:
+    """Write a run's networks, of generators the one that its samplers use, as `FILE`; undoes `read`.
 
     Beside them are the sizes that the baseline's code makes its networks of, ``params``.
 
@@ -93,12 +80,8 @@ def to_dcgan(workdir: str | Path, output: str | Path, which: str | int = "last")
     Raises:
       UserError: no such run, a run of another system, or a file that exists already.
     """
-    system, config = restore.open_run(workdir)
-    if (name := systems.name_of(config)) != SYSTEM:
-        raise UserError(f"{workdir}: is a run of {name!r}; this is the layout of {SYSTEM!r} runs")
-    file = Path(output).expanduser() / FILE
-    if file.exists():
-        raise UserError(f"{file}: exists already; give another --output")
+    system, config = runs.opened(workdir, LAYOUT, [SYSTEM])
+    [file] = runs.vacant(output, FILE)
     step, model = restore.intact_step(workdir, which), config.model
 
     def networks(state: TrainState) -> PyTree:
@@ -108,10 +91,9 @@ def to_dcgan(workdir: str | Path, output: str | Path, which: str | int = "last")
             "d": (state.params["d"], state.mutable["d"]["batch_stats"]),
         }
 
-    found = jax.tree.map(np.asarray, jax.device_get(restore.read_part(system, step, networks)))
+    found = runs.arrays(system, step, networks)
     info = Info(config.data.crop_size, model.channels, model.latent, model.ngf, model.ndf)
     sizes = {"imsize": info.size, "nc": info.channels, "nz": info.latent, "ngf": info.ngf, "ndf": model.ndf}
     state = layout.to_torch(found, info, batches_tracked=int(step.name))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch_file.write_state_dict(file, {**state, "params": {name: np.array(size) for name, size in sizes.items()}})
+    runs.write_file(file, {**state, "params": {name: np.array(size) for name, size in sizes.items()}})
     return [f"network {name!r}: {trees.count(found[name][0]):,} parameters -> {file}" for name in found]

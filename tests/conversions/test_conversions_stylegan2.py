@@ -9,7 +9,10 @@ import jax
 import numpy as np
 import pytest
 from test_cli import command, error_of
+from weight_files import same
 
+from medgen_jax.conversions import stylegan2_ada as ada_files
+from medgen_jax.conversions import stylegan2_rosinality as rosinality_files
 from medgen_jax.core import config as configs
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine import restore, rundir
@@ -17,7 +20,6 @@ from medgen_jax.interop import stylegan2_ada_layout, stylegan2_rosinality_layout
 from medgen_jax.interop.stylegan2_single_class import with_one_class
 from medgen_jax.interop.stylegan2_tables import Info
 from medgen_jax.nn.stylegan2 import Mapping
-from medgen_jax.stylegan2_conversion import ADA, ROSINALITY, from_stylegan2, to_stylegan2
 from medgen_jax.systems import dcgan, pix2pix, stylegan2
 from medgen_jax.systems.stylegan2_options import ModelConfig
 
@@ -80,15 +82,6 @@ def config(**model):
     return made
 
 
-def same(one, other):
-    """Nested files with the same names and the same bits."""
-    one, other = (torch.load(path, weights_only=True) for path in (one, other))
-    assert {n: set(s) for n, s in one.items()} == {n: set(s) for n, s in other.items()}
-    return all(
-        torch.equal(one[n][k], other[n][k]) and one[n][k].dtype == other[n][k].dtype for n in one for k in one[n]
-    )
-
-
 def variables_of(run):
     system, found = restore.open_run(run)
     return system, found, restore.inference_variables(system, restore.intact_step(run))
@@ -96,7 +89,7 @@ def variables_of(run):
 
 def test_a_snapshot_with_classes_there_and_back(ada, tmp_path):
     twin, path = ada
-    text = "\n".join(from_stylegan2(ADA, path, tmp_path / "run", config()))
+    text = "\n".join(ada_files.read(path, tmp_path / "run", config()))
     assert "StyleGAN2: 8 px, 1 channels, 2 classes, codes of 5 numbers, w of 6, 1 mapping layers" in text
     assert "widths 8 at 4, 4 at 8 px" in text and "classes: normal, opacity" in text and "fresh" not in text
     system, _, variables = variables_of(tmp_path / "run")
@@ -108,21 +101,21 @@ def test_a_snapshot_with_classes_there_and_back(ada, tmp_path):
     np.testing.assert_allclose(ours, np.clip(wanted.numpy().transpose(0, 2, 3, 1), -1, 1), atol=1e-4)
     assert (np.abs(ours) < 1).mean() > 0.1  # not all of it is clipped
 
-    lines = to_stylegan2(ADA, tmp_path / "run", tmp_path / "back")
+    lines = ada_files.write(tmp_path / "run", tmp_path / "back")
     assert "classes in the order of the file: normal, opacity" in lines
     assert same(path, tmp_path / "back" / "network-snapshot-000000.pt")
     with pytest.raises(UserError, match=r"network-snapshot-000000\.pt: exists already"):
-        to_stylegan2(ADA, tmp_path / "run", tmp_path / "back")
+        ada_files.write(tmp_path / "run", tmp_path / "back")
     with pytest.raises(UserError, match="holds a run already"):
-        from_stylegan2(ADA, path, tmp_path / "run")
+        ada_files.read(path, tmp_path / "run")
     with pytest.raises(UserError, match=r"run: 2 classes: no counterpart in the layout of rosinality"):
-        to_stylegan2(ROSINALITY, tmp_path / "run", tmp_path / "other")
+        rosinality_files.write(tmp_path / "run", tmp_path / "other")
 
 
 def test_a_checkpoint_without_classes_there_and_back(rosinality, tmp_path):
     """Weights are those of a network of one class; the average of w is measured, and in the file that is written."""
     states, path = rosinality
-    text = "\n".join(from_stylegan2(ROSINALITY, path, tmp_path / "run"))
+    text = "\n".join(rosinality_files.read(path, tmp_path / "run"))
     assert "no classes in the file: the run has one" in text and "classes: 0" in text
     assert "no average of w in the file: that of 4096 codes" in text
     _, found, variables = variables_of(tmp_path / "run")
@@ -138,7 +131,7 @@ def test_a_checkpoint_without_classes_there_and_back(rosinality, tmp_path):
     apart = np.abs(variables["averages"]["mapping"]["w"] - w.mean(0)) / w.std(0)
     assert apart.max() < 5 / np.sqrt(len(z))
 
-    to_stylegan2(ROSINALITY, tmp_path / "run", tmp_path / "back")
+    rosinality_files.write(tmp_path / "run", tmp_path / "back")
     back = torch.load(tmp_path / "back" / "000000.pt", weights_only=True)
     np.testing.assert_array_equal(back.pop("latent_avg").numpy(), variables["averages"]["mapping"]["w"])
     assert set(back) == set(states)
@@ -153,9 +146,9 @@ def test_a_generator_with_its_average_and_nothing_else(rosinality, tmp_path):
     states, _ = rosinality
     average = np.arange(W, dtype=np.float32)
     torch.save({"g_ema": tensors(states["g_ema"]), "latent_avg": torch.from_numpy(average)}, tmp_path / "ffhq.pt")
-    text = "\n".join(from_stylegan2(ROSINALITY, tmp_path / "ffhq.pt", tmp_path / "run"))
-    assert "network 'd': not in the file, starts fresh" in text and "4096" not in text
-    assert "network 'g': not in the file, as the other one" in text
+    text = "\n".join(rosinality_files.read(tmp_path / "ffhq.pt", tmp_path / "run"))
+    assert "network 'd': not given, starts fresh" in text and "4096" not in text
+    assert "network 'g': not given, as the other one" in text
     np.testing.assert_array_equal(variables_of(tmp_path / "run")[2]["averages"]["mapping"]["w"], average)
 
 
@@ -163,9 +156,9 @@ def test_a_discriminator_whose_mapping_is_of_another_depth_is_left_out(ada, tmp_
     state = torch.load(ada[1], weights_only=True)
     state["D"] |= {"mapping.fc1.weight": torch.ones(8, 8), "mapping.fc1.bias": torch.ones(8)}
     torch.save(state, tmp_path / "auto.pt")
-    text = "\n".join(from_stylegan2(ADA, tmp_path / "auto.pt", tmp_path / "run"))
+    text = "\n".join(ada_files.read(tmp_path / "auto.pt", tmp_path / "run"))
     assert "network 'd': starts fresh, for its mapping in the file has 2 layers and the generator's 1" in text
-    assert "network 'd': not in the file" not in text
+    assert "network 'd': not given" not in text
 
 
 @pytest.mark.parametrize(
@@ -179,47 +172,50 @@ def test_a_discriminator_whose_mapping_is_of_another_depth_is_left_out(ada, tmp_
 )
 def test_a_wrong_configuration_names_the_field(ada, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
-        from_stylegan2(ADA, ada[1], tmp_path / "run", config(**change))
+        ada_files.read(ada[1], tmp_path / "run", config(**change))
 
 
 def test_what_else_does_not_fit_is_named(ada, rosinality, tmp_path):
-    def refused(message, name, path, made=None):
+    def refused(message, project, path, made=None):
         with pytest.raises(UserError, match=message):
-            from_stylegan2(name, path, tmp_path / "run", made)
+            project.read(path, tmp_path / "run", made)
 
     three = config()
     three.data.classes = ("a", "b", "c")
-    refused(r"000100\.pt: has 2 classes, config\.data\.classes names 3", ADA, ada[1], three)
-    refused("--config is of the system 'pix2pix'; stylegan2-ada is a layout of 'stylegan2'", ADA, "x", pix2pix.Config())
-    refused(r"missing\.pt: no such file", ADA, tmp_path / "missing.pt")
-    refused(r"missing\.pkl: cannot be read \(No such file", ADA, tmp_path / "missing.pkl")
-    refused(r"x\.pkl: is a pickle; stylegan2-rosinality has files of torch\.save", ROSINALITY, tmp_path / "x.pkl")
-    refused(r"000100\.pt: .*G\.\S+ is of none of the networks g, d, g_ema", ROSINALITY, ada[1])
-    refused(r"000100\.pt: .* is of none of the networks G, D, G_ema", ADA, rosinality[1])
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"G": print}))
+    refused(r"000100\.pt: has 2 classes, config\.data\.classes names 3", ada_files, ada[1], three)
     refused(
-        r"evil\.pkl: refused, because it asks for builtins\.print, which is never executed", ADA, tmp_path / "evil.pkl"
+        "--config is of the system 'pix2pix'; stylegan2-ada holds networks of stylegan2",
+        ada_files,
+        "x",
+        pix2pix.Config(),
     )
+    refused(r"missing\.pt: no such file", ada_files, tmp_path / "missing.pt")
+    refused(r"missing\.pkl: cannot be read \(No such file", ada_files, tmp_path / "missing.pkl")
+    refused(r"x\.pkl: is a pickle; stylegan2-rosinality has files of torch\.save", rosinality_files, tmp_path / "x.pkl")
+    refused(r"000100\.pt: .*G\.\S+ is of none of the networks g, d, g_ema", rosinality_files, ada[1])
+    refused(r"000100\.pt: .* is of none of the networks G, D, G_ema", ada_files, rosinality[1])
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"G": print}))
+    refused(r"evil\.pkl: refused, because it asks for builtins\.print, which", ada_files, tmp_path / "evil.pkl")
     state = torch.load(ada[1], weights_only=True)
     del state["D"]["b8.skip.weight"]
     torch.save(state, tmp_path / "cut.pt")
-    refused(r"cut\.pt: StyleGAN2-ADA D weights: the file lacks b8\.skip\.weight", ADA, tmp_path / "cut.pt")
+    refused(r"cut\.pt: StyleGAN2-ADA D weights: the file lacks b8\.skip\.weight", ada_files, tmp_path / "cut.pt")
 
 
 def test_runs_of_other_systems_have_no_such_files(tmp_path):
     made = dcgan.Config()
     made.data.crop_size, made.train.steps, made.train.batch_size = 8, 1, 2
     rundir.write_config(tmp_path, "dcgan", configs.to_dict(configs.resolve(made, num_train=1)), {})
-    with pytest.raises(UserError, match="is a run of 'dcgan'; stylegan2-ada is a layout of 'stylegan2' runs"):
-        to_stylegan2(ADA, tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="is of the system 'dcgan'; stylegan2-ada holds networks of stylegan2"):
+        ada_files.write(tmp_path, tmp_path / "out")
 
 
 @pytest.mark.slow
 @pytest.mark.ci_slow
 def test_the_commands(ada, tmp_path):
-    assert "--file is missing" in error_of(command("convert", f"--from={ADA}", f"--output={tmp_path / 'run'}"))
-    done = command("convert", f"--from={ADA}", f"--file={ada[1]}", f"--output={tmp_path / 'run'}")
+    assert "--file is missing" in error_of(command("convert", "--from=stylegan2-ada", f"--output={tmp_path / 'run'}"))
+    done = command("convert", "--from=stylegan2-ada", f"--file={ada[1]}", f"--output={tmp_path / 'run'}")
     assert done.returncode == 0 and "classes: 0, 1" in done.stdout, done.stderr
-    done = command("convert", f"--to={ADA}", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}")
+    done = command("convert", "--to=stylegan2-ada", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     assert same(ada[1], tmp_path / "out" / "network-snapshot-000000.pt")

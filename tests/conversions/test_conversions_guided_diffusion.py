@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 from test_cli import command, error_of
+from weight_files import same
 
 from medgen_jax import systems
+from medgen_jax.conversions.guided_diffusion import read, write
 from medgen_jax.core import config as configs
 from medgen_jax.core.errors import UserError
 from medgen_jax.engine import restore, rundir
-from medgen_jax.guided_diffusion_conversion import from_guided_diffusion, to_guided_diffusion
 from medgen_jax.systems import diffusion, noise_classifier, pix2pix
 from medgen_jax.systems.diffusion_options import Balance, HeadOrder, NetworkConfig, Noise, Prediction
 
@@ -84,15 +85,9 @@ def denoised(run, labels):
     return np.asarray(jax.jit(system.denoise)(variables, images(), STEPS, {"label": np.array(labels)}))
 
 
-def assert_same_file(one, two):
-    old, new = (torch.load(path, weights_only=True) for path in (one, two))
-    assert set(old) == set(new)
-    assert all(torch.equal(old[name], new[name]) and old[name].dtype == new[name].dtype for name in old)
-
-
 def test_a_conditional_network_there_and_back(files, tmp_path):
     path, twin = files["classes"]
-    text = "\n".join(from_guided_diffusion(path, config(), tmp_path / "run"))
+    text = "\n".join(read(path, tmp_path / "run", config()))
     total = sum(p.numel() for p in twin.parameters())
     assert f"{total + 128:,} of {total + 128:,} parameters matched" in text  # with a null row of 4 x 32
     assert "one of zeros is appended" in text and "scale must be 0" in text
@@ -100,50 +95,50 @@ def test_a_conditional_network_there_and_back(files, tmp_path):
     np.testing.assert_allclose(denoised(tmp_path / "run", [1, 0]), theirs(twin, [1, 0]), atol=1e-3)
     found = opened(tmp_path / "run")[1]
     assert found.condition.drop == 0 and found.data.classes == CLASSES
-    lines = to_guided_diffusion(tmp_path / "run", tmp_path / "back")
+    lines = write(tmp_path / "run", tmp_path / "back")
     assert "the null row is left out" in lines[1] and "linear noise of 1000 steps, prediction of epsilon" in lines[2]
-    assert_same_file(path, tmp_path / "back" / "ema_0.9999_000000.pt")
+    assert same(path, tmp_path / "back" / "ema_0.9999_000000.pt")
     with pytest.raises(UserError, match=r"ema_0\.9999_000000\.pt: exists already"):
-        to_guided_diffusion(tmp_path / "run", tmp_path / "back")
+        write(tmp_path / "run", tmp_path / "back")
     with pytest.raises(UserError, match="holds a run already"):
-        from_guided_diffusion(path, config(), tmp_path / "run")
+        read(path, tmp_path / "run", config())
 
 
 def test_a_null_row_in_the_file_is_kept(files, tmp_path):
     path, twin = files["null"]
-    lines = from_guided_diffusion(path, config(), tmp_path / "run", null_row=True)
+    lines = read(path, tmp_path / "run", config(), null_row=True)
     assert not any("scale must be 0" in line for line in lines)
     assert opened(tmp_path / "run")[1].condition.drop == 0.1
     np.testing.assert_allclose(denoised(tmp_path / "run", [-1, 0]), theirs(twin, [2, 0]), atol=1e-3)
-    to_guided_diffusion(tmp_path / "run", tmp_path / "back", null_row=True)
-    assert_same_file(path, tmp_path / "back" / "ema_0.9999_000000.pt")
+    write(tmp_path / "run", tmp_path / "back", null_row=True)
+    assert same(path, tmp_path / "back" / "ema_0.9999_000000.pt")
     with pytest.raises(UserError, match=r"label_emb.weight has shape \(3, 128\).*classes of 3 names, or --null_row$"):
-        from_guided_diffusion(path, config(), tmp_path / "other")
+        read(path, tmp_path / "other", config())
 
 
 def test_an_unconditional_network_there_and_back(files, tmp_path):
     path, twin = files["unconditional"]
-    text = "\n".join(from_guided_diffusion(path, config(), tmp_path / "run"))
+    text = "\n".join(read(path, tmp_path / "run", config()))
     assert "an unconditional network, whatever label" in text and "scale must be 0" in text
     np.testing.assert_allclose(denoised(tmp_path / "run", [1, 2]), theirs(twin), atol=1e-3)
-    lines = to_guided_diffusion(tmp_path / "run", tmp_path / "back")
+    lines = write(tmp_path / "run", tmp_path / "back")
     assert "without label_emb" in lines[1]
-    assert_same_file(path, tmp_path / "back" / "ema_0.9999_000000.pt")
+    assert same(path, tmp_path / "back" / "ema_0.9999_000000.pt")
     with pytest.raises(UserError, match="the file has no label_emb.weight.*says no classes: leave out --null_row$"):
-        from_guided_diffusion(path, config(), tmp_path / "other", null_row=True)
+        read(path, tmp_path / "other", config(), null_row=True)
 
 
 def test_a_classifier_there_and_back(files, tmp_path):
     path, twin = files["classifier"]
     unnamed = config(noise_classifier)
     unnamed.data.classes = ()
-    lines = from_guided_diffusion(path, unnamed, tmp_path / "run")
+    lines = read(path, tmp_path / "run", unnamed)
     assert "classes: 0, 1" in lines and not any("null row" in line for line in lines)
     system, _, variables = opened(tmp_path / "run")
     ours = jax.jit(system.classify)(variables, images(), STEPS)
     np.testing.assert_allclose(ours, theirs(twin), atol=1e-3)
-    to_guided_diffusion(tmp_path / "run", tmp_path / "back")
-    assert_same_file(path, tmp_path / "back" / "model000000.pt")
+    write(tmp_path / "run", tmp_path / "back")
+    assert same(path, tmp_path / "back" / "model000000.pt")
 
 
 # ---- what does not fit ---------------------------------------------------------------------------
@@ -168,7 +163,7 @@ def test_a_wrong_configuration_names_tensor_and_field(files, tmp_path, change, m
     if "resample" in change:
         change = {"resample": type(NetworkConfig().resample)(change["resample"])}
     with pytest.raises(UserError, match=message) as caught:
-        from_guided_diffusion(files["large"][0], config(**{**LARGE, **change}), tmp_path / "run")
+        read(files["large"][0], tmp_path / "run", config(**{**LARGE, **change}))
     assert str(caught.value).startswith(f"{files['large'][0]}: ") and "\n" not in str(caught.value)
 
 
@@ -177,19 +172,19 @@ def test_wrong_classes_variance_and_pool_are_named(files, tmp_path):
     three.data.classes, three.loss.learned_variance = ("a", "b", "c"), True
     message = r"label_emb.weight .*; the file says config.loss.learned_variance=False, config.data.classes of 2 names$"
     with pytest.raises(UserError, match=message):
-        from_guided_diffusion(files["classes"][0], three, tmp_path / "run")
+        read(files["classes"][0], tmp_path / "run", three)
     pool = config(noise_classifier)
     pool.head.pool = "adaptive"
     with pytest.raises(UserError, match=r"out.2.c_proj.weight.*the file says config.head.pool=attention"):
-        from_guided_diffusion(files["classifier"][0], pool, tmp_path / "run")
+        read(files["classifier"][0], tmp_path / "run", pool)
     with pytest.raises(UserError, match=r"2 blocks each; .* 1, 3 would be \(.*config.network.blocks = 2\)"):
-        from_guided_diffusion(files["large classifier"][0], config(noise_classifier, blocks=2), tmp_path / "run")
+        read(files["large classifier"][0], tmp_path / "run", config(noise_classifier, blocks=2))
 
 
 def test_files_that_are_cut_or_of_another_network_are_named(files, tmp_path):
     def refused(message, path, made=None):
         with pytest.raises(UserError, match=message):
-            from_guided_diffusion(path, made or config(), tmp_path / "run")
+            read(path, tmp_path / "run", made or config())
 
     state = torch.load(files["classes"][0], weights_only=True)
     torch.save({k: v for k, v in state.items() if k != "middle_block.0.in_layers.0.bias"}, tmp_path / "cut.pt")
@@ -201,7 +196,11 @@ def test_files_that_are_cut_or_of_another_network_are_named(files, tmp_path):
     refused("has no output_blocks, it is a noise classifier's; give a --config of noise_c", files["classifier"][0])
     refused("it is a diffusion U-Net's; give a --config of diffusion", files["classes"][0], config(noise_classifier))
     refused(r"missing\.pt: no such file", tmp_path / "missing.pt")
-    refused("--config is of the system 'pix2pix'; .* diffusion and noise_classifier", "x.pt", pix2pix.Config())
+    refused(
+        "--config is of the system 'pix2pix'; guided-.* diffusion and noise_classifier",
+        "x.pt",
+        pix2pix.Config(),
+    )
 
 
 def _changed(module, **change):
@@ -225,13 +224,13 @@ def _changed(module, **change):
 )
 def test_what_the_layout_cannot_express_is_refused_both_ways(files, tmp_path, made, message):
     with pytest.raises(UserError, match=f"^{message}"):
-        from_guided_diffusion(files["classes"][0], made, tmp_path / "run")
+        read(files["classes"][0], tmp_path / "run", made)
     resolved = configs.to_dict(configs.resolve(dataclasses.replace(made, balance=Balance.NONE), num_train=1))
     run = tmp_path / "written"
     run.mkdir()
     rundir.write_config(run, systems.name_of(made), resolved, {})
     with pytest.raises(UserError, match=f"written: {message}"):
-        to_guided_diffusion(run, tmp_path / "out")
+        write(run, tmp_path / "out")
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -256,4 +255,4 @@ def test_the_commands(files, tmp_path):
     assert done.returncode == 0 and "classes: a, b" in done.stdout, done.stderr
     done = command("convert", "--to=guided-diffusion", f"--workdir={run}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
-    assert_same_file(path, tmp_path / "out" / "ema_0.995_000000.pt")
+    assert same(path, tmp_path / "out" / "ema_0.995_000000.pt")
