@@ -5,7 +5,7 @@
 DIR holds {train,val,test}/CLASS/name.png, H&E tiles of at least 112 x 112 pixels, or is a CSV file with the columns
 path, label, patient_id.
 
-Cost: 200 steps of 32 crops, about 1 s each on two CPU cores: a few minutes.
+Cost: 200 steps of 32 crops, 1 to 2 s each on two CPU cores: about five minutes.
 """
 
 from medgen_jax.systems.stain_classifier import Config

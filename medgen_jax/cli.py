@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import sys
 import traceback
@@ -19,6 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.engine import heap
 
 
 def config_folder() -> Path:
@@ -120,6 +122,7 @@ def _nearest(word: str, owner: Any) -> str:
 
 def run(main: Callable[[list[str]], int | None], takes_config: bool = False) -> None:
     """Run a main under absl with the exit codes above; user errors are one line, without traceback."""
+    heap.keep_freed(os.environ)
     argv = sys.argv
     if takes_config:
         try:

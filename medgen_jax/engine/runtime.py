@@ -25,7 +25,6 @@ from typing import Any
 
 import medgen_jax
 from medgen_jax.core.errors import UserError
-from medgen_jax.engine import heap
 
 #: Distributions whose versions belong to the record of a run, beside medgen_jax itself.
 RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -41,7 +40,7 @@ def start(
     initialization_timeout: int = 300,
     heartbeat_timeout: int = 100,
 ) -> Path | None:
-    """Prepare jax: the first call of a main, before anything asks for a device. On a CPU freed memory is kept (`heap`).
+    """Prepare jax: the first call of a main, before anything asks for a device.
 
     Args:
       multihost: join the other processes of this run. Without it, nothing is contacted.
@@ -60,7 +59,6 @@ def start(
     Raises:
       UserError: when the processes cannot be joined; it names the flag to give.
     """
-    heap.keep_freed(os.environ)
     if multihost:
         _join(coordinator, num_processes, process_id, initialization_timeout, heartbeat_timeout)
     elif (coordinator, num_processes, process_id) != (None, None, None):
