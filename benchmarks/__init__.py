@@ -6,6 +6,7 @@
 ``counterfactual``  images encoded and decoded by diffusion, beside PyTorch
 ``fpm``             Fourier ptychography, beside SciPy
 ``fpm_simulation``  what it gives back of a known object, by every solver
+``convolutions``    convolutions' derivatives, as matrix products and as XLA makes them
 ``scaling``         what devices tell each other in a step, and what that costs on paper
 ``papers``          from those lines: hours for the papers' epoch counts, as a table
 ``gpu.sh``          all of it on a machine with a GPU, in slices of under ten minutes
@@ -17,8 +18,15 @@
 ``results/``. The PyTorch side (`pip install '.[torch]'`) is left out where torch is missing.
 """
 
+import os
 import pathlib
 import sys
+
+from medgen_jax.engine import heap
+
+# While Python looks for the module of ``python -m benchmarks.NAME``, which has not imported jax yet.
+if sys.argv[0] == "-m":
+    heap.keep_freed(os.environ)
 
 #: The PyTorch twins live with the tests, which hold them to the same numbers.
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "tests"))

@@ -10,7 +10,6 @@ in `benchmarks.cases`.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +23,6 @@ from benchmarks.timing import Form, significant
 from medgen_jax.core.streams import LABEL
 from medgen_jax.diffusion import schedules
 from medgen_jax.diffusion.counterfactual import Guidance, Recipe, counterfactual
-from medgen_jax.engine import heap
 
 SYSTEM, SCALE = "diffusion", 1.0
 
@@ -78,7 +76,6 @@ def measured(case: Case, batch: int, steps: int, given: argparse.Namespace) -> I
 
 def main() -> None:
     """Measure what is asked for."""
-    heap.keep_freed(os.environ)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cases.add_options(parser)
     parser.set_defaults(systems=[SYSTEM])

@@ -12,7 +12,6 @@ make the same spectrum. `partners.epry` is the NumPy form; its transforms take `
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from benchmarks import lines, machine
 from benchmarks.cases import PAPER, SMALL
 from benchmarks.partners import epry
 from benchmarks.timing import Form, in_turns, significant, summary
-from medgen_jax.engine import heap
 from medgen_jax.fpm import Board, Grid, Optics, Settings, sequential, simulate, solve
 from medgen_jax.fpm.backends import over_tiles
 from medgen_jax.fpm.forward import locate
@@ -137,7 +135,6 @@ def _lines(common: dict[str, Any], forms: dict[str, Form], rounds: int, device: 
 
 def main() -> None:
     """Measure what is asked for."""
-    heap.keep_freed(os.environ)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128], help="of tiles, pixels")
     parser.add_argument("--leds", type=int, default=15, help="along either side of the board")

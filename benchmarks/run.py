@@ -2,14 +2,14 @@
 
     python -m benchmarks.run --systems all --sizes small paper --out results.jsonl
 
-Ours and every variant of PyTorch's take turns within each round, in one process, which on a CPU keeps some of the freed
-memory (`medgen_jax.engine.heap`) for both; commands, which ask for it before they import jax, keep all of theirs. A
-line of ours holds seconds to trace and to compile (cold, and out of the compile cache), median and 90th percentile of a
-call, images per second, memory, operations (counted from the traced program) and bytes (as XLA counts them), their
-rates as shares of the matrix products and copies that the machine managed just before, and how many times as long the
-fastest variant of PyTorch takes. Lines are appended as they come. On an accelerator, where nothing else runs, forms are
-made, measured and let go one after the other instead, since its memory does not hold all of them. What does not run,
-for want of memory say, gets a line with the reason. ``--input`` adds the lines of `benchmarks.input_pipeline`.
+Ours and every variant of PyTorch's take turns within each round, in one process, which on a CPU keeps freed memory
+(`medgen_jax.engine.heap`) for both, as commands do. A line of ours holds seconds to trace and to compile (cold, and out
+of the compile cache), median and 90th percentile of a call, images per second, memory, operations (counted from the
+traced program) and bytes (as XLA counts them), their rates as shares of the matrix products and copies that the machine
+managed just before, and how many times as long the fastest variant of PyTorch takes. Lines are appended as they come.
+On an accelerator, where nothing else runs, forms are made, measured and let go one after the other instead, since its
+memory does not hold all of them. What does not run, for want of memory say, gets a line with the reason. ``--input``
+adds the lines of `benchmarks.input_pipeline`.
 
 A step with several variants (lazy regularisers) is measured in each: the line is the mean, each weighed by how often
 it runs, and holds them all under ``variants``. PyTorch's side does what the first one does and is compared with it.
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,7 +31,6 @@ from benchmarks import cases, machine, ours
 from benchmarks import lines as files
 from benchmarks.cases import Case
 from benchmarks.timing import Form, Seconds, in_turns, mean, significant, summary
-from medgen_jax.engine import heap
 
 OURS = "jax"
 #: Makes a form ready to run.
@@ -198,7 +196,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """Measure what is asked for, case by case."""
-    heap.keep_freed(os.environ)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cases.add_options(parser)
     parser.add_argument("--what", nargs="+", default=["train", "sample"], choices=["train", "sample"])

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,7 +22,6 @@ import numpy as np
 
 from benchmarks.timing import in_turns, significant
 from medgen_jax import stain
-from medgen_jax.engine import heap
 from medgen_jax.stain import macenko
 from twins import stain_numpy
 
@@ -134,7 +132,6 @@ def measured(method: str, size: int, batch: int, rounds: int, device: jax.Device
 
 def main() -> None:
     """Measure what is asked for."""
-    heap.keep_freed(os.environ)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--methods", nargs="+", default=list(OPTIONS), choices=list(OPTIONS))

@@ -141,3 +141,12 @@ def test_translate_takes_relative_paths(trained):
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["0.png", "1.png", "2.png", "report"]
     again = command("translate", *arguments, cwd=folder)
     assert "exists already" in error_of(again)
+
+
+def test_freed_memory_is_kept_before_anything_runs(monkeypatch):
+    called = []
+    monkeypatch.setattr(cli.heap, "keep_freed", lambda environ: called.append("heap"))
+    monkeypatch.setattr(cli, "resolve_config_argument", lambda argv: called.append("configuration") or argv)
+    monkeypatch.setattr(cli.app, "run", lambda *args, **kwargs: called.append("main"))
+    cli.run(lambda rest: 0, takes_config=True)
+    assert called == ["heap", "configuration", "main"]

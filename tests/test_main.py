@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -45,3 +46,25 @@ def test_it_imports_no_numerics():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+#: A child per command, since the flags of two would collide in one process; prints its name and what it has imported.
+IMPORTS = """
+import importlib, os, sys
+for name in sys.argv[1:]:
+    if os.fork() == 0:
+        importlib.import_module(f"medgen_jax.{name}")
+        print(name, *(module for module in ("jax", "numpy") if module in sys.modules), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_commands_import_no_numerics_before_they_run():
+    # Help and mistakes are answered at once, and freed memory can only be kept before jax is there.
+    names = sorted(set(VERBS) - {"weights"})  # which runs no program, and needs NumPy for its files
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, *names], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:-1] == names, done.stderr

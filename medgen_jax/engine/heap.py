@@ -2,8 +2,7 @@
 
 XLA allocates the temporary memory of a program, often more than a gigabyte, whenever it runs, and frees it at its
 end. By default glibc hands such blocks back to the system at once, and the next step pays for each of their pages anew:
-on two cores a fifth of the time of a training step of pix2pix. On accelerators there is nothing to gain, and reading
-threads are better off with heaps of their own.
+on two cores a fifth of the time of a training step of pix2pix. Where programs run on an accelerator nothing is changed.
 """
 
 from __future__ import annotations

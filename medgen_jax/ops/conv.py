@@ -12,8 +12,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from medgen_jax.core.errors import UserError
+from medgen_jax.ops import conv_products
+from medgen_jax.ops.conv_products import Pads
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
+#: Backends on which derivatives are matrix products, not what autodiff makes of a convolution.
+AS_PRODUCTS = frozenset({"cpu"})
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int | Pads = 0) -> jax.Array:
@@ -29,6 +32,8 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int | P
       (n, h', w', out) with ``h' = (h + top + bottom - k) // stride + 1``.
     """
     pads = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+    if jax.default_backend() in AS_PRODUCTS:
+        return conv_products.conv2d(x, kernel, stride, pads)
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 

@@ -7,6 +7,8 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -24,6 +26,22 @@ def test_forms_take_turns_after_one_unmeasured_call_each():
     seconds = in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
     assert order == ["a", "b"] * 4
     assert all(len(s.wall) == len(s.processor) == 3 for s in seconds.values())
+
+
+#: As if Python were looking for the module of ``python -m``, or not: says whether freed memory is kept, and if in time.
+BEGUN_AS = """
+import sys
+from medgen_jax.engine import heap
+heap.keep_freed = lambda environ: print("kept", "jax" in sys.modules)
+sys.argv = [sys.argv[1]]
+import benchmarks
+"""
+
+
+@pytest.mark.parametrize(("started", "said"), [("-m", "kept False\n"), ("pytest", "")])
+def test_measurements_keep_freed_memory_from_the_start(root, started, said):
+    done = subprocess.run([sys.executable, "-c", BEGUN_AS, started], cwd=root, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (said, "")
 
 
 def test_a_summary_by_hand():

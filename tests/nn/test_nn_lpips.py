@@ -17,6 +17,7 @@ from medgen_jax.interop import packs
 from medgen_jax.interop.lpips_layout import variables_from_pack
 from medgen_jax.nn import lpips
 from medgen_jax.nn.lpips import AlexNetFeatures, Vgg16Features
+from medgen_jax.ops import conv
 
 KEY = jax.random.key(0)
 SHAPES = {"alex": (2, 31, 39, 3), "vgg": (2, 17, 24, 3)}  # few and small: compiling takes longest
@@ -170,7 +171,9 @@ def test_dead_features_have_no_gradient_and_nan_is_not_hidden() -> None:
     assert np.isnan(value_and_grad(x.at[0, 3, 3, 0].set(jnp.nan), v)[0])
 
 
-def test_float32_products_are_asked_for_on_accelerators() -> None:
+def test_float32_products_are_asked_for_on_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv, "AS_PRODUCTS", frozenset())
+
     def precisions(dtype: Any) -> set[Any]:
         x = jnp.zeros((1, 31, 31, 3))
         program = jax.make_jaxpr(lambda x: lpips.distance(variables("alex"), x, x, dtype=dtype))(x)
