@@ -94,14 +94,22 @@ def lit_in(tile: Tile, frame: jax.Array) -> list[tuple[jax.Array, jax.Array | fl
     return [(leds[place], on[place]) for place in range(leds.shape[-1])]
 
 
-def views(guess: Guess, tile: Tile, within: PupilAt, frame: jax.Array) -> list[View]:
-    """What each LED of a frame makes of a guess."""
+def cells_of(guess: Guess, tile: Tile, frame: jax.Array) -> list[jax.Array]:
+    """The cells (K, K) of the spectrum that each LED of a frame shows."""
+    starts = (tile.windows.start[led] for led, _ in lit_in(tile, frame))
+    return [cut(guess.spectrum, start, guess.values.shape[-1]) for start in starts]
+
+
+def views(
+    guess: Guess, tile: Tile, within: PupilAt, frame: jax.Array, shown: list[jax.Array] | None = None
+) -> list[View]:
+    """What each LED of a frame makes of a guess; ``shown`` are its `cells_of`, where they were taken out before."""
     found = []
-    for led, on in lit_in(tile, frame):
+    shown = cells_of(guess, tile, frame) if shown is None else shown
+    for (led, on), cells in zip(lit_in(tile, frame), shown, strict=True):
         start = tile.windows.start[led]
         known = within(tile.windows.rest[led])
         known = known if tile.together is None else on * known
-        cells = cut(guess.spectrum, start, known.shape[-1])
         found.append(View(known, cells, to_field(guess.values * known * cells, tile.stack.shape[-1]), start, on))
     return found
 

@@ -111,6 +111,8 @@ def known_pupil(
     """
     radius, cell = optics.radius(size), optics.df(size)
     window, depth = window_size(radius, size), optics.defocus if defocus is None else defocus
+    if isinstance(depth, int | float) and depth == 0 and not zernike:
+        return aperture(window, radius, edge)
 
     def at(rest: jax.Array) -> jax.Array:
         rows, columns = offsets(window, rest)

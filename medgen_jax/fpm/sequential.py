@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from medgen_jax.fpm.forward import cut, from_field, intensity
-from medgen_jax.fpm.problem import Guess, Tile, View, correction, magnitude_of, measurement, views
+from medgen_jax.fpm.problem import Guess, Tile, View, cells_of, correction, magnitude_of, measurement, views
 from medgen_jax.fpm.pupils import PupilAt
 from medgen_jax.fpm.residuals import Misfit, misfit
 
@@ -107,10 +107,10 @@ def one_pass(
       moved anything; frames held out come last and so see the pass as a whole.
     """
 
-    def visit(carry: tuple[Guess, Momentum | None], at: tuple[jax.Array, jax.Array]):
-        (guess, momentum), (number, frame) = carry, at
+    def visit(carry: tuple[Guess, Momentum | None, list[jax.Array]], at: tuple[jax.Array, jax.Array, jax.Array]):
+        (guess, momentum, shown), (number, frame, following) = carry, at
         measured = measurement(tile, frame, squared)
-        seen = views(guess, tile, within, frame)
+        seen = views(guess, tile, within, frame, shown)
         size = magnitude_of(seen)
         sums = misfit(size, measured.amplitude, measured.weight, scales[frame])
         aim = scales[frame] * measured.amplitude
@@ -127,10 +127,12 @@ def one_pass(
             spectrum, momentum = jax.lax.cond(
                 due, lambda s, m: kick(s, m, friction), lambda s, m: (s, m), spectrum, momentum
             )
-        return (Guess(spectrum, values), momentum), sums
+        guess = Guess(spectrum, values)
+        return (guess, momentum, cells_of(guess, tile, following)), sums
 
-    numbers = jnp.arange(len(tile.order))
-    (guess, momentum), sums = jax.lax.scan(visit, (guess, momentum), (numbers, tile.order))
+    # Each frame's cells are taken out before its turn: reading and moving the spectrum in one would copy all of it.
+    carry, steps = (guess, momentum, cells_of(guess, tile, tile.order[0])), jnp.arange(len(tile.order))
+    (guess, momentum, _), sums = jax.lax.scan(visit, carry, (steps, tile.order, jnp.roll(tile.order, -1)))
     return guess, momentum, in_stack_order(sums, tile.order)
 
 
