@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.fpm.alignment import Alignment, Disagreement, align, disagreement
-from medgen_jax.fpm.backends import TILES
+from medgen_jax.fpm.backends import at_once
 from medgen_jax.fpm.leds import Centres
 from medgen_jax.fpm.optics import Optics
 from medgen_jax.fpm.solve import Settings, Solution, solve
@@ -188,8 +187,8 @@ def solve_tiles(
       read, settings, told, **options: as `solve_field` takes them.
       cover: the tiles.
       places: optics of each.
-      chunk: tiles per call. None: one where tiles are solved one by one anyway (`medgen_jax.fpm.backends`), else what
-        `CHUNK_BYTES` hold.
+      chunk: tiles per call. None: one for each device where tiles are solved one by one anyway
+        (`medgen_jax.fpm.backends`), else what `CHUNK_BYTES` hold on each.
     """
     corners, parts, done = cover.corners, [], 0
     chunk = min(chunk or _chunk(cover.tile, places[0]), len(corners))
@@ -241,8 +240,6 @@ def _slices(corner: tuple[int, int], tile: int) -> tuple[slice, slice]:
 
 
 def _chunk(tile: int, optics: Optics) -> int:
-    if TILES.get(jax.default_backend()) == "map":
-        return 1
     # Frames as float32, and of the object: spectrum, best spectrum, object and their temporary copies.
     each = 4 * optics.count * tile**2 + 6 * 8 * (optics.factor * tile) ** 2
-    return max(1, CHUNK_BYTES // each)
+    return at_once(CHUNK_BYTES // each)

@@ -14,7 +14,7 @@ import numpy as np
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.fpm import gradient, noise_robust, sequential, stopping
-from medgen_jax.fpm.backends import over_tiles
+from medgen_jax.fpm.backends import over_tiles, placed
 from medgen_jax.fpm.forward import object_of
 from medgen_jax.fpm.gains import fitted_scales
 from medgen_jax.fpm.multiplexing import Frames
@@ -130,7 +130,8 @@ def solve(
     """Object and pupil behind a stack of frames.
 
     Args:
-      stack: (n, N, N) uint8, uint16 or float, one frame per LED in their order; (tiles, n, N, N) of several tiles.
+      stack: (n, N, N) uint8, uint16 or float, one frame per LED in their order; (tiles, n, N, N) of several tiles,
+        which all devices of this process share where they go round.
       optics: of the tile; of several tiles, one each, alike but for where they look and where their LEDs are.
       settings: None: the defaults.
       amplitude: whether the stack holds amplitudes, not intensities.
@@ -157,7 +158,7 @@ def solve(
     shape = (stack.shape[-1], each[0].factor * stack.shape[-1])
     numbers = {name: jnp.float32(getattr(settings, name)) for name in NUMBERS}
     form = {"lens": lens, "shape": shape, "settings": _form(settings), "squared": not amplitude}
-    found = _solve(tiles, jnp.float32(each[0].defocus), numbers, **form)
+    found = _solve(placed(tiles), jnp.float32(each[0].defocus), numbers, **form)
     return _solution(jax.device_get(found), chosen, settings, single)
 
 

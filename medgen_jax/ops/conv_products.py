@@ -94,7 +94,8 @@ def _image_gradient(g: jax.Array, kernel: jax.Array, given: Geometry) -> jax.Arr
 
 def _folded(g: jax.Array, kernel: jax.Array, given: Geometry) -> jax.Array:
     """The image's gradient: each output pixel's share of all taps in one product, and their sum in place."""
-    shares = _product(g, kernel, (3,), (3,), jnp.float32)  # (n, h', w', rows, columns, in)
+    shares = _product(g, kernel.reshape(-1, g.shape[-1]), (3,), (1,), jnp.float32)
+    shares = shares.reshape(*g.shape[:3], *kernel.shape[:3])
 
     def placed(row: int, column: int) -> jax.Array:
         """A tap's share, spread by the stride over the image; what lies outside of it is cut off."""

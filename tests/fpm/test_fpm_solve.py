@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import scipy.io
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.fpm import Board, Centres, Grid, Optics, Settings, Slab, Solution, simulate, solve
-from medgen_jax.fpm.backends import TILES, over_tiles
+from medgen_jax.fpm.backends import TILES, over_tiles, placed
 from medgen_jax.fpm.forward import locate, object_of, spectrum_of
 from medgen_jax.fpm.gradient import batch_loss, one_pass, optimiser
 from medgen_jax.fpm.problem import Guess, Tile, correction, direction
@@ -186,6 +188,27 @@ def test_tiles_are_a_batch_or_a_loop_by_backend() -> None:
         np.testing.assert_array_equal(over_tiles(lambda v: v.sum(), values, backend), [1, 5, 9])
     loop, batch = (str(jax.make_jaxpr(lambda v, b=b: over_tiles(jnp.sin, v, b))(values)) for b in ("cpu", "gpu"))
     assert "scan" in loop and "scan" not in batch
+
+
+def test_devices_share_tiles_and_tell_each_other_nothing() -> None:
+    count = jax.local_device_count()
+    values = np.arange(4.0 * count).reshape(2 * count, 2)
+    cut = placed(values)
+    assert {shard.data.shape for shard in cut.addressable_shards} == {(2, 2)}
+    for backend in ("cpu", "gpu"):
+        program = jax.jit(functools.partial(over_tiles, lambda v: jnp.sum(v**2), backend=backend)).lower(cut).compile()
+        np.testing.assert_array_equal(program(cut), (values**2).sum(1))
+        assert not re.search("all-reduce|all-gather|all-to-all|collective-permute", program.as_text())
+
+
+def test_a_tile_for_each_device_is_the_tile_alone(stack: np.ndarray) -> None:
+    cells = (dataclasses.replace(CELLS, shift=(0.1 * number, -0.2)) for number in range(jax.local_device_count()))
+    others = [dataclasses.replace(OPTICS, leds=one) for one in cells]
+    stacks = np.stack([stack] * len(others))
+    shared = solve(stacks, others, **QUICK)
+    for number in (0, len(others) - 1):
+        alone = solve(stacks[number], others[number], **QUICK)
+        np.testing.assert_allclose(shared.obj[number], alone.obj, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import numpy as np
 
 from medgen_jax.core.errors import UserError
 from medgen_jax.fpm import sequential, stopping
-from medgen_jax.fpm.backends import TILES, over_tiles
+from medgen_jax.fpm.backends import at_once, over_tiles
 from medgen_jax.fpm.forward import Windows, locate
 from medgen_jax.fpm.gains import fitted_scales
 from medgen_jax.fpm.optics import Optics
@@ -192,7 +192,7 @@ def tried(trials: Trials, places: Sequence[Place], effort: Effort = SEARCH) -> t
     With gains fitted, each LED has the gain that fits best; without, all have gain 1, and what is wrong with the
     brightness of a frame is an error.
     """
-    chunk = 1 if TILES.get(jax.default_backend()) == "map" else BATCH
+    chunk = at_once(BATCH)
     parts = []
     for start in range(0, len(places), chunk):
         some = list(places[start : start + chunk])
