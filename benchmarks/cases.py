@@ -24,7 +24,8 @@ from medgen_jax.systems import (
     stylegan2_options,
 )
 
-PAPER, SMALL = "paper", "small"
+#: The papers' sizes; 64 px for machines without an accelerator; as small as tests want them.
+PAPER, MEDIUM, SMALL = "paper", "medium", "small"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Case:
 
     Attributes:
       name: system, or system and recipe.
-      size: ``paper`` or ``small``.
+      size: ``paper``, ``medium`` or ``small``.
       configure: batch size -> configuration, but for its compute dtype.
       batches: sizes of batches that are measured.
       partner: module in ``benchmarks.partners`` that does the same in PyTorch; None where nothing does.
@@ -150,12 +151,15 @@ def _stylegan2(side: int, **model: int) -> Callable[[int], Any]:
     return configure
 
 
+#: 25.4 million parameters.
+_ADM64 = {"width": 64, "multipliers": (1.0, 2.0, 3.0, 4.0), "blocks": 2, "attention": (32, 16, 8)}
 _TINY = {"width": 32, "multipliers": (1.0, 2.0), "blocks": 1, "attention": (8,), "head_width": 32}
 _SLIM = {"width": 8, "max_width": 16, "hidden": 32}
 _GUIDE = {"width": 32, "blocks": 4, "attention": (32, 16, 8), "head_width": 32}
 
 CASES = (
     Case("diffusion", PAPER, _noisy(diffusion, 256), (1, 10), "diffusion", "sample"),
+    Case("diffusion", MEDIUM, _noisy(diffusion, 64, **_ADM64), (4,), "diffusion", "sample"),
     Case("diffusion", SMALL, _noisy(diffusion, 16, **_TINY), (4,), "diffusion", "sample"),
     Case("noise_classifier", PAPER, _noisy(noise_classifier, 256, **_GUIDE), (10,), "noise_classifier", "predict"),
     Case("noise_classifier", SMALL, _noisy(noise_classifier, 16, **_TINY), (4,), "noise_classifier", "predict"),
@@ -172,8 +176,10 @@ CASES = (
     Case("stain_classifier", PAPER, _stain_classifier(224, 64), (16, 64), "stain_classifier", "predict"),
     Case("stain_classifier", SMALL, _stain_classifier(64, 16), (8,), "stain_classifier", "predict"),
     Case("stargan_v2", PAPER, _stargan_v2(256), (8,), "stargan_v2", "latent"),
+    Case("stargan_v2", MEDIUM, _stargan_v2(64, width=32, max_width=128), (4,), "stargan_v2", "latent"),
     Case("stargan_v2", SMALL, _stargan_v2(32, **_SLIM), (4,), "stargan_v2", "latent"),
     Case("stylegan2", PAPER, _stylegan2(256), (8, 64), "stylegan2", "sample"),
+    Case("stylegan2", MEDIUM, _stylegan2(64, channel_base=2048, map_layers=2), (8,), "stylegan2", "sample"),
     Case("stylegan2", SMALL, _stylegan2(16, channel_base=512, map_layers=2), (4,), "stylegan2", "sample"),
 )
 
@@ -206,7 +212,7 @@ def chosen(systems: tuple[str, ...], sizes: tuple[str, ...]) -> list[Case]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What all measurements of cases ask: which ones, at which batch sizes, in which type, and where lines go."""
     parser.add_argument("--systems", nargs="+", default=["all"], help="names of systems, or all")
-    parser.add_argument("--sizes", nargs="+", default=[SMALL], choices=[PAPER, SMALL])
+    parser.add_argument("--sizes", nargs="+", default=[SMALL], choices=[PAPER, MEDIUM, SMALL])
     parser.add_argument("--batches", nargs="+", type=int, help="in place of each case's own")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines, appended to")

@@ -116,7 +116,7 @@ def main() -> None:
     """Start the processes, or be one of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--systems", nargs="+", default=["all"], help="names of systems, or all")
-    parser.add_argument("--sizes", nargs="+", default=["small"], choices=["small", "paper"])
+    parser.add_argument("--sizes", nargs="+", default=["small"], choices=["small", "medium", "paper"])
     parser.add_argument("--batches", nargs="+", type=int, help="in place of the first of each case's own")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--out", type=Path, help="file of JSON lines, appended to")

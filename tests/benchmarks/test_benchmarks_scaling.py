@@ -90,10 +90,11 @@ def test_a_table_of_lines(tmp_path, monkeypatch):
 #: statistics beside them; and what else is told, by kind. Batch norm has two statistics on the way forth and two back,
 #: in every layer and pass: 4 x (7 layers of G + 3 of D in 3 passes) are the 64 of `pix2pix`. Between such sums a few
 #: kernels' gradients may go ahead of the others': once in `dcgan`, before and behind the trunk of `stain_classifier`.
+#: XLA sums at most 256 arrays at once; `cyclegan-focus` has more on CPUs, where kernels' gradients come row by row.
 #: Images travel only to the pools of `cyclegan`; `diffusion-variance` gathers the steps and losses that it remembers.
 EXPECTED = {
     ("cyclegan", "train"): (1, 0, {"all-gather": 2}),
-    ("cyclegan-focus", "train"): (1, 0, {}),
+    ("cyclegan-focus", "train"): (2, 0, {}),
     ("dcgan", "train"): (3, 19, {}),
     ("diffusion", "train"): (1, 0, {}),
     ("diffusion-variance", "train"): (1, 0, {"all-gather": 3}),
