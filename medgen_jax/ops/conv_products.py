@@ -1,10 +1,10 @@
 """Convolutions whose derivatives are matrix products: the form that is fast on XLA:CPU.
 
 XLA:CPU runs a convolution about as fast as a product of matrices of its size, but not the convolutions that autodiff
-makes of it. The gradient of a kernel takes up to twice as long, and 15 times where few channels leave a wide layer, as
-in the 7 x 7 layer that ends a ResNet generator; that of the image up to 40 times where images are small, since the
-whole kernel is turned around first. Products with one operand unfolded run both at the rate of products. On GPUs and
-TPUs XLA's own derivatives are faster: `medgen_jax.ops.conv` chooses.
+makes of it. The gradient of a kernel takes up to four times as long, and 8 to 20 times where few channels leave a wide
+layer, as in the 7 x 7 layer that ends a ResNet generator; that of the image up to 50 times where images are small,
+since the whole kernel is turned around first (`benchmarks.convolutions`). Products with one operand unfolded run both
+at the rate of products. On GPUs and TPUs XLA's own derivatives are taken: `medgen_jax.ops.conv` chooses.
 
 Shapes as there: images (n, h, w, in) and kernels (rows, columns, in, out) of one dtype, which results have too; sums
 are float32.
