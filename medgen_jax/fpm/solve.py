@@ -158,7 +158,9 @@ def solve(
     shape = (stack.shape[-1], each[0].factor * stack.shape[-1])
     numbers = {name: jnp.float32(getattr(settings, name)) for name in NUMBERS}
     form = {"lens": lens, "shape": shape, "settings": _form(settings), "squared": not amplitude}
-    found = _solve(placed(tiles), jnp.float32(each[0].defocus), numbers, **form)
+    # In focus the pupil is its aperture: none of its phases is computed, LED by LED.
+    defocus = jnp.float32(each[0].defocus) if each[0].defocus else None
+    found = _solve(placed(tiles), defocus, numbers, **form)
     return _solution(jax.device_get(found), chosen, settings, single)
 
 
@@ -220,7 +222,7 @@ class _Run(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("lens", "shape", "settings", "squared"))
 def _solve(
     tiles: Tile,
-    defocus: jax.Array,
+    defocus: jax.Array | None,
     numbers: dict[str, jax.Array],
     *,
     lens: Optics,
@@ -228,7 +230,7 @@ def _solve(
     settings: Settings,
     squared: bool,
 ) -> dict[str, Any]:
-    within = known_pupil(lens, shape[0], defocus)
+    within = known_pupil(lens, shape[0], 0.0 if defocus is None else defocus)
     form = (within, numbers, lens, shape, settings, squared)
     return over_tiles(lambda tile: _solve_tile(tile, *form), tiles)
 
